@@ -1,0 +1,45 @@
+# make book | make test | make bench      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+PROFILE ?= quick
+PYTHON ?= python3
+PIN ?=
+
+BIN := .venv/bin
+ENV := .venv/installed
+SITE := _build/$(PROFILE)
+CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
+PAGES := _config.yml _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*)
+CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
+
+.PHONY: book test bench clean
+.DELETE_ON_ERROR:
+
+book: $(SITE)/_build/html/index.html
+	@echo "The book: $(SITE)/_build/html/index.html"
+
+test: $(ENV)
+	$(BIN)/python -m pytest
+
+bench: $(ENV)
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/training_step.py
+
+$(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(CHAPTERS:%=$(SITE)/chapters/%)
+	mkdir -p $(SITE)/assets
+	cp $(filter-out assets/%,$(PAGES)) $(SITE)/
+	cp $(filter assets/%,$(PAGES)) $(SITE)/assets/
+	$(BIN)/jupyter-book build -W --keep-going $(SITE)
+	touch $@
+
+# A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed.
+$(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
+	mkdir -p $(@D)
+	$(BIN)/papermill $< $@ -f params/$(PROFILE)/$*.yaml
+
+# torch and torchvision bring GPU libraries: about 5 GB on Linux, once.
+$(ENV): pyproject.toml $(PIN)
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]' $(PIN:%=--constraint %)
+	touch $@
+
+clean:
+	rm -rf .venv _build

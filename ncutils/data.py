@@ -1,0 +1,196 @@
+"""Data sets as tensors on the device.
+
+`load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
+read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
+folder there with train/<class>/ and test/<class>/ images of one size. "separable" is synthetic.
+
+Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
+training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import torch
+
+from ncutils import project_folder
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labels [N] and how to get the images of some of them: indices [n] -> array [n, C, H, W]."""
+
+    labels: np.ndarray
+    images: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Standardised float32 images [N, C, H, W], channels last in memory, and int64 labels [N]."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    n_classes: int
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("NCUTILS_DATA") or project_folder("data"))
+
+
+@functools.lru_cache(maxsize=2)
+def load(name: str, n_train: int | None = None, n_test: int | None = None, device: str = "cpu") -> Dataset:
+    """The named data set, or class-balanced subsets of it: the first n_train and n_test images, class by class.
+
+    Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
+    """
+    train, test = splits(name)
+    x, y = _pick(train, n_train, "n_train", name)
+    x_test, y_test = _pick(test, n_test, "n_test", name)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+
+    def on_device(images):
+        return ((images - mean) / std).to(device, memory_format=torch.channels_last)
+
+    n_classes = int(train.labels.max()) + 1
+    return Dataset(on_device(x), y.to(device), on_device(x_test), y_test.to(device), n_classes)
+
+
+def splits(name: str) -> tuple[Split, Split]:
+    """Training and test split of the named data set, downloaded if need be, images not yet read."""
+    if name in SOURCES:
+        return SOURCES[name]()
+    folder = data_folder() / name
+    if not (folder / "train").is_dir() or not (folder / "test").is_dir():
+        raise ValueError(
+            f"dataset = {name!r} is not known: use one of {', '.join(SOURCES)}, "
+            f"or a folder under {data_folder()} with train/<class>/ and test/<class>/ images"
+        )
+    return _folder(folder / "train"), _folder(folder / "test")
+
+
+def balanced_order(labels: np.ndarray) -> np.ndarray:
+    """Indices that take one sample of each class in turn, each class in its own order: prefixes are balanced."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    for k in np.unique(labels):
+        members = labels == k
+        rank[members] = np.arange(members.sum())
+    return np.lexsort((labels, rank))
+
+
+def _pick(split: Split, n: int | None, parameter: str, name: str):
+    total = len(split.labels)
+    if n is not None and not 0 < n <= total:
+        raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none")
+    indices = np.arange(total) if n is None else balanced_order(split.labels)[:n]
+    images = torch.from_numpy(np.ascontiguousarray(split.images(indices))).to(torch.float32)
+    return images, torch.from_numpy(split.labels[indices]).to(torch.int64)
+
+
+def _digits() -> tuple[Split, Split]:
+    """scikit-learn's digits, split 1,437 : 360 within each class."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 1, 8, 8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    return tuple(Split(labels[part], images[part].__getitem__) for part in (train, test))
+
+
+def _separable() -> tuple[Split, Split]:
+    """Ten classes in R^64, shown as 8 x 8 images: orthonormal means, noise inside a ball of radius 0.6.
+
+    Every point is nearest to its own mean (half the distance of two means is 0.71), so the classes are linearly
+    separable whatever is drawn.
+    """
+    rng = np.random.default_rng(0)
+    means = np.linalg.qr(rng.normal(size=(64, 64)))[0][:10]
+
+    def draw(n):
+        labels = np.arange(n) % 10
+        noise = rng.normal(size=(n, 64))
+        noise *= 0.6 * rng.random((n, 1)) / np.linalg.norm(noise, axis=1, keepdims=True)
+        images = (means[labels] + noise).reshape(n, 1, 8, 8)
+        return Split(labels, images.__getitem__)
+
+    return draw(2000), draw(500)
+
+
+def _torchvision(name: str) -> tuple[Split, Split]:
+    from torchvision import datasets  # takes a second to import: only for those who need it
+
+    root = data_folder()
+
+    def split(train):
+        try:
+            # the download's own bars and messages would stay in an executed notebook
+            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+                files = getattr(datasets, name)(root=root, train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"dataset = {name!r} is not in {root} and could not be downloaded ({error}); "
+                "set NCUTILS_DATA to the folder that holds it, or connect to the network once"
+            ) from None
+        images = np.asarray(files.data)
+        if images.ndim == 3:  # MNIST's [N, 28, 28]
+            images = np.pad(images[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))
+        else:  # CIFAR10's [N, 32, 32, 3]
+            images = images.transpose(0, 3, 1, 2)
+        return Split(np.asarray(files.targets), images.__getitem__)
+
+    return split(True), split(False)
+
+
+def _folder(folder: Path) -> Split:
+    """Images in one folder a class, RGB; classes in alphabetical order."""
+    from PIL import Image
+
+    classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    files = [[f for f in sorted(c.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES] for c in classes]
+    for c, found in zip(classes, files):
+        if not found:
+            raise ValueError(f"dataset: {c} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if len(classes) < 2:
+        raise ValueError(f"dataset: {folder} holds {len(classes)} class folder(s); at least 2 are needed")
+    paths = [f for found in files for f in found]
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
+
+    def images(indices):
+        out = None
+        for i, index in enumerate(indices):
+            try:
+                with Image.open(paths[index]) as image:
+                    pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            except OSError as error:
+                raise ValueError(f"dataset: {paths[index]} is not a readable image ({error})") from None
+            if out is None:
+                out = np.empty((len(indices), *pixels.shape), dtype=np.uint8)
+            if pixels.shape != out.shape[1:]:
+                raise ValueError(
+                    f"dataset: {paths[index]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, others have "
+                    f"{out.shape[3]} x {out.shape[2]}; all images must have one size"
+                )
+            out[i] = pixels
+        return out
+
+    return Split(labels, images)
+
+
+SOURCES = {
+    "digits": _digits,
+    "MNIST": functools.partial(_torchvision, "MNIST"),
+    "FashionMNIST": functools.partial(_torchvision, "FashionMNIST"),
+    "CIFAR10": functools.partial(_torchvision, "CIFAR10"),
+    "separable": _separable,
+}

@@ -1,0 +1,216 @@
+"""Stored runs -> matplotlib figures and tables. Each figure carries its profile, data, seeds and run counts."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.lines import Line2D
+
+from ncutils import published
+from ncutils.training import History, lr_schedule
+
+# One hue a rule; the coupled variant dark and solid, the decoupled one light and dashed.
+COLOURS = dict(zip(published.OPTIMIZERS, ["#1f5fa8", "#6aaee6", "#b5321f", "#f28c5b", "#1d7a3e", "#79c36a"]))
+STYLES = {name: "--" if name.endswith("W") else "-" for name in published.OPTIMIZERS}
+LABELS = {"nc0": r"NC0 $\|W^\top 1\|$", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "nc4": "NC4", "train_acc": "accuracy"}
+
+Groups = dict[str, list[History]]  # a label -> its runs, one a seed
+
+
+def set_style() -> None:
+    """The book's look; figures are SVG: sharp, small, searchable."""
+    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.8)
+    plt.rcParams |= {"figure.constrained_layout.use": True, "svg.fonttype": "none", "savefig.bbox": "tight"}
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
+    except ImportError:  # outside a notebook there is no inline backend
+        pass
+
+
+def caption(histories: list[History], profile: str) -> str:
+    """What a figure rests on: profile, networks, data, epochs, seeds, how many runs and how many fall to the filter."""
+    runs = [h.run for h in histories]
+    seeds = sorted({r.seed for r in runs})
+    n = sorted({h.info["n_train"] for h in histories})
+    dropped = [h for h in histories if not h.valid]
+    diverged = sum(h.diverged for h in dropped)
+    text = (
+        f"Profile {profile}: {_join(r.arch for r in runs)}, width {_join(r.width for r in runs)}, "
+        f"{_join(r.dataset for r in runs)}, {_join(f'{m:,}' for m in n)} training images, "
+        f"{_join(r.epochs for r in runs)} epochs. Seeds {_join(seeds)}. {len(runs)} runs"
+    )
+    if not dropped:
+        return text + ", none dropped (all reach 99 % training accuracy)."
+    reasons = f"{len(dropped) - diverged} under 99 % training accuracy, {diverged} diverged"
+    return text + f", {len(dropped)} of them fail the paper's filter ({reasons})."
+
+
+def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws: dict | None = None):
+    """Metrics over the epochs, one panel a column: the mean over seeds, a band from the least to the greatest.
+
+    Runs that fail the filter are drawn faint. `laws`: label -> (epochs, values), drawn as dots in NC0's panel.
+    """
+    figure, axes = plt.subplots(1, len(columns), figsize=(3.1 * len(columns), 3.1), squeeze=False)
+    for axis, column in zip(axes[0], columns):
+        for label, histories in groups.items():
+            curves = _curves(histories, column)
+            look = {**_look(label), "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
+            axis.plot(curves.index, curves.mean(axis=1), **look)
+            if curves.shape[1] > 1:
+                axis.fill_between(
+                    curves.index, curves.min(axis=1), curves.max(axis=1), color=look["color"], alpha=0.15, lw=0
+                )
+        if column == "nc0":
+            for label, (epochs, values) in (laws or {}).items():
+                axis.plot(epochs, values, ".", ms=4, color="black", mfc="none", zorder=5)
+        axis.set(xlabel="epoch", title=LABELS.get(column, column), yscale="log")
+        _mark_lr_drops(axis, groups)
+    handles = _handles(groups)
+    if laws:
+        handles.append(Line2D([], [], color="black", marker=".", ls="", label="closed form"))
+    _finish(figure, handles, groups, profile)
+    return figure
+
+
+def singular_value_curves(groups: Groups, profile: str):
+    """Figures 6 and 16: mean of all but the smallest singular value (line), and the smallest (dotted), of W and M.
+
+    M is centred, so that its smallest singular value is 0 for every optimizer and has no place on a logarithmic axis.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.3))
+    for axis, matrix in zip(axes, "wm"):
+        for label, histories in groups.items():
+            look = {**_look(label), "ls": "-", "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
+            mean = _curves(histories, f"{matrix}_sv_mean").mean(axis=1)
+            axis.plot(mean.index, mean, **look)
+            if matrix == "w":
+                smallest = _curves(histories, "w_sv_min").mean(axis=1)
+                axis.plot(smallest.index, smallest, **{**look, "ls": ":", "label": None})
+        name = {"w": "weights $W$", "m": "centred class means $M$"}[matrix]
+        axis.set(xlabel="epoch", title=f"singular values of {name}", yscale="log")
+        _mark_lr_drops(axis, groups)
+    handles = _handles(groups, solid=True)
+    handles += [Line2D([], [], color="grey", ls=":", label="smallest, of $W$")]
+    _finish(figure, handles, groups, profile)
+    return figure
+
+
+def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", "nc3")):
+    """Figure 1: final metrics against weight decay, mean and one standard deviation over the valid runs of each."""
+    figure, axes = plt.subplots(1, len(columns), figsize=(4 * len(columns), 3.3), squeeze=False)
+    for axis, column in zip(axes[0], columns):
+        for label, histories in groups.items():
+            points = pd.DataFrame(
+                [(h.run.coupled_wd + h.run.decoupled_wd, h.final[column]) for h in histories if h.valid],
+                columns=["wd", column],
+            )
+            stats = points.groupby("wd")[column].agg(["mean", "std"]).fillna(0)
+            look = _look(label)
+            axis.plot(stats.index, stats["mean"], marker="o", ms=4, **look)
+            low = np.maximum(stats["mean"] - stats["std"], stats["mean"] * 0.1)  # a log axis has no zero
+            axis.fill_between(stats.index, low, stats["mean"] + stats["std"], color=look["color"], alpha=0.15, lw=0)
+        axis.set(xlabel="weight decay", title=f"final {LABELS.get(column, column)}", yscale="log")
+        positive = [w for hs in groups.values() for h in hs if (w := h.run.coupled_wd + h.run.decoupled_wd) > 0]
+        axis.set_xscale("symlog", linthresh=min(positive, default=1e-3))
+        axis.set_xlim(left=0)
+    _finish(figure, _handles(groups), groups, profile)
+    return figure
+
+
+def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
+    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's."""
+    rows = {}
+    for label, histories in groups.items():
+        row = {}
+        for column in columns:
+            final = np.array([h.final[column] for h in histories])
+            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in histories])
+            spread = f" ± {final.std(ddof=1):.2g}" if len(final) > 1 else ""
+            row[column.upper(), "here"] = f"{final.mean():.3g}{spread} ({_percent(change)})"
+            row[column.upper(), "paper"] = f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):.3g}"
+        accuracy = np.mean([h.final["train_acc"] for h in histories])
+        row["training accuracy", "here"] = f"{accuracy:.1%}" + ("" if all(h.valid for h in histories) else " (dropped)")
+        rows[label] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _percent(change: float) -> str:
+    return "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
+
+
+def _curves(histories: list[History], column: str) -> pd.DataFrame:
+    """epoch x run."""
+    return pd.concat([h.frame.set_index("epoch")[column] for h in histories], axis=1)
+
+
+def _look(label: str) -> dict:
+    """Colour and line style by the optimizer's name, the label's first word."""
+    name = label.split(" ")[0]
+    return {"color": COLOURS.get(name, "grey"), "ls": STYLES.get(name, "-"), "label": label}
+
+
+def _mark_lr_drops(axis, groups: Groups) -> None:
+    first = next(iter(groups.values()))[0].run
+    for epoch in np.flatnonzero(np.diff(lr_schedule(first))) + 1:
+        axis.axvline(epoch, color="grey", lw=0.7, ls=":", zorder=0)
+
+
+def _handles(groups: Groups, solid: bool = False) -> list[Line2D]:
+    return [Line2D([], [], **(_look(label) | ({"ls": "-"} if solid else {}))) for label in groups]
+
+
+def _finish(figure, handles, groups: Groups, profile: str) -> None:
+    """Legend on top, caption underneath."""
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7), frameon=False)
+    text = caption([h for histories in groups.values() for h in histories], profile)
+    figure.text(0.5, -0.02, text, ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+
+
+def _join(values) -> str:
+    return ", ".join(str(v) for v in dict.fromkeys(values))
+
+
+def draw_geometry(axis, features, labels, weights) -> None:
+    """Features (points), their class means (discs) and the rows of W (arrows) of K classes in R^2 or R^3."""
+    features, labels, weights = (np.asarray(a) for a in (features, labels, weights))
+    means = np.stack([features[labels == k].mean(0) for k in range(len(weights))])
+    centre = means.mean(0)
+    features, means = features - centre, means - centre
+    weights = weights * np.linalg.norm(means) / np.linalg.norm(weights)
+    palette = sns.color_palette("colorblind", len(weights))
+    for k, colour in enumerate(palette):
+        axis.scatter(*features[labels == k].T, s=8, color=colour, alpha=0.35, lw=0)
+        axis.scatter(*means[k], s=70, color=colour, edgecolor="black", lw=0.8, zorder=3)
+        if features.shape[1] == 3:
+            axis.quiver(0, 0, 0, *weights[k], color=colour, lw=1.8, arrow_length_ratio=0.12)
+        else:
+            axis.annotate(
+                "", weights[k], (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0}
+            )
+    reach = 1.15 * max(np.abs(means).max(), np.abs(weights).max(), np.quantile(np.abs(features), 0.995))
+    limits = {f"{name}lim": (-reach, reach) for name in "xyz"[: features.shape[1]]}
+    axis.set(**limits, **{f"{name}ticks": [] for name in "xyz"[: features.shape[1]]})
+    axis.set_aspect("equal")
+
+
+def gram_figure(history: History, profile: str):
+    """Cosines between class means, between weight rows, and between the two: untrained above, trained below."""
+    figure, axes = plt.subplots(2, 3, figsize=(9, 5.8))
+    for row, epoch, grams in ((0, 0, history.grams[0]), (1, int(history.final["epoch"]), history.grams[-1])):
+        of_means, of_weights, of_both = grams.astype(float)
+        m, w = np.sqrt(of_means.diagonal()), np.sqrt(of_weights.diagonal())
+        panels = {
+            "class means": of_means / np.outer(m, m),
+            "weight rows": of_weights / np.outer(w, w),
+            "weight rows × class means": of_both / np.outer(w, m),
+        }
+        for axis, (name, cosines) in zip(axes[row], panels.items()):
+            image = axis.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+            axis.set(title=f"{name}, epoch {epoch}", xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
+    figure.text(0.5, -0.02, caption([history], profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    return figure

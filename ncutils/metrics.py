@@ -1,0 +1,195 @@
+"""Neural-collapse metrics NC0 to NC4 (appendix B of the paper): pure functions of features, labels and weights.
+
+Symbols: N samples, p feature width, K classes; features h_n [N, p], labels y_n in 0..K-1 [N], classifier W [K, p]
+and bias b [K]; class means mu_k; global mean mu_G = mean of the class means; centred class means
+M = (mu_k - mu_G) [p, K]; M* = (I - J/K) / sqrt(K - 1), the simplex ETF's unit Gram matrix [K, K].
+
+Everything is accumulated in float64 over chunks of rows, so that beyond the features themselves no array of N rows
+and no p x p matrix is ever made.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
+_CHUNK_BYTES = 2**21  # a chunk of features and its copies stay in the cache
+
+
+def nc_metrics(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    normalisation: str = "reported",
+    means: torch.Tensor | None = None,
+) -> dict[str, float]:
+    """All neural-collapse metrics of one evaluation.
+
+    Arguments:
+        features: last-layer features [N, p], any floating dtype, any device.
+        labels: class of each sample [N], integers in [0, K); every class needs a sample.
+        weight: last-layer weights W [K, p]; bias: [K] or None. The bias enters NC4's decisions only.
+        normalisation: "reported" is what the paper's tables and figures hold; "formula" multiplies by the factors
+            that its equations print: 1/N on NC0 (Eq. 12, reading its undefined n as the number of samples),
+            1/K^2 on NC2, NC2W, NC2M (Eqs. 5, 6, 9), 1/(K p) on NC3 (Eq. 10).
+        means: the result of `class_means(features, labels, K)`, if it is at hand.
+
+    Returns a dict of floats (dimensionless except nc0, which has the unit of the weights):
+        nc0   ||W^T 1||_2                                             (Eq. 12)
+        nc1   tr(Sigma_W Sigma_B^+) / K                               (Eq. 2, Sigma_W centred at the class means)
+        nc2   || M^T M / ||M^T M||_F - M* ||_F                        (Eq. 5)
+        nc2n  std_k ||m_k|| / mean_k ||m_k||, population std          (Eq. 3)
+        nc2a  mean over k != k' of |cos(m_k, m_k') + 1/(K-1)|         (Eq. 4)
+        nc2w, nc2wn, nc2wa   the same three of the rows of W          (Eqs. 6, 7, 8)
+        nc2m  || W M / ||W M||_F - M* ||_F                            (Eq. 9)
+        nc3   || W / ||W||_F - M^T / ||M||_F ||_F                     (Eq. 10)
+        nc4   share of samples whose class by W, b is the class of the nearest mean (Eq. 11, on these features; -> 1)
+    A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
+    rounding noise.
+
+    Raises ValueError where shapes, labels, values or the normalisation's name are not as above.
+    """
+    if normalisation not in ("reported", "formula"):
+        raise ValueError(f"normalisation = {normalisation!r} is not allowed: use 'reported' or 'formula'")
+    _check(features, labels, weight, bias)
+    n_classes, p = weight.shape
+    if means is None:
+        means = class_means(features, labels, n_classes)
+    centred = means - means.mean(0)  # M^T [K, p]
+    w = weight.detach().to(torch.float64)
+
+    nc1, nc4 = _within_class_pass(features, labels, means, w, bias)
+
+    etf = (torch.eye(n_classes, dtype=w.dtype, device=w.device) - 1 / n_classes) / math.sqrt(n_classes - 1)
+    nc2, nc2n, nc2a = _distance_to_etf(centred, etf)
+    nc2w, nc2wn, nc2wa = _distance_to_etf(w, etf)
+    out = {
+        "nc0": w.sum(0).norm(),
+        "nc1": nc1,
+        "nc2": nc2,
+        "nc2n": nc2n,
+        "nc2a": nc2a,
+        "nc2w": nc2w,
+        "nc2wn": nc2wn,
+        "nc2wa": nc2wa,
+        "nc2m": (_unit(w @ centred.T) - etf).norm(),
+        "nc3": (_unit(w) - _unit(centred)).norm(),
+        "nc4": nc4,
+    }
+    if normalisation == "formula":
+        out["nc0"] = out["nc0"] / len(labels)
+        for key in ("nc2", "nc2w", "nc2m"):
+            out[key] = out[key] / n_classes**2
+        out["nc3"] = out["nc3"] / (n_classes * p)
+    return {key: float(out[key]) for key in KEYS}
+
+
+def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Class means mu_k, float64 [K, p], of features [N, p] with labels [N] in 0..K-1.
+
+    Raises ValueError for an empty class, and for features that hold NaN or infinity.
+    """
+    p = features.shape[1]
+    sums = torch.zeros(n_classes, p, dtype=torch.float64, device=features.device)
+    for h, y in _chunks(features, labels):
+        sums += torch.zeros(n_classes, p, dtype=h.dtype, device=h.device).index_add_(0, y, h)
+    counts = torch.bincount(labels, minlength=n_classes)
+    if (counts == 0).any():
+        empty = (counts == 0).nonzero().flatten().tolist()
+        raise ValueError(f"labels: class {empty[0]} of {n_classes} has no sample; every class needs at least one")
+    if not torch.isfinite(sums).all():
+        raise ValueError("features hold NaN or infinity; every feature must be a finite number")
+    return sums / counts[:, None]
+
+
+def singular_values(matrix: torch.Tensor) -> tuple[float, float]:
+    """Smallest singular value of W or M, and the mean of the others (Figures 6 and 16).
+
+    `matrix` is [K, p] or [p, K] with p >= K, so that there are K of them; for centred class means the smallest is 0.
+    """
+    s = torch.linalg.svdvals(matrix.detach().to(torch.float64))
+    return float(s[-1]), float(s[:-1].mean())
+
+
+def _check(features, labels, weight, bias) -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(f"features must be floating-point [N, p], got {features.dtype} {list(features.shape)}")
+    if weight.ndim != 2 or weight.shape[1] != features.shape[1]:
+        raise ValueError(f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}")
+    n_classes = len(weight)
+    if n_classes < 2:
+        raise ValueError(f"weight has {n_classes} row; neural collapse needs K >= 2 classes")
+    if bias is not None and bias.shape != (n_classes,):
+        raise ValueError(f"bias must be [{n_classes}] like the rows of weight, got {list(bias.shape)}")
+    if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}")
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
+        found = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
+        raise ValueError(f"labels must lie in [0, {n_classes}) (K = rows of weight), found {found}")
+    if any(t is not None and t.device != features.device for t in (labels, weight, bias)):
+        raise ValueError("features, labels, weight and bias must be on one device")
+
+
+def _chunks(features, labels):
+    """Pieces of rows, in float32 or float64."""
+    rows = max(64, _CHUNK_BYTES // (4 * features.shape[1]))
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    for h, y in zip(features.detach().split(rows), labels.split(rows)):
+        yield h.to(dtype), y.to(torch.int64)
+
+
+def _whitening(centred, scale, dtype):
+    """Square root of Sigma_B^+ / K: V / s [p, r], from the thin SVD M^T = U diag(s) V^T cut at the true rank r.
+
+    Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
+    under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
+    """
+    _, s, vt = torch.linalg.svd(centred, full_matrices=False)
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    rank = min(int((s > 4 * eps * scale).sum()), len(centred) - 1)
+    return vt[:rank].T / s[:rank]
+
+
+def _within_class_pass(features, labels, means, w, bias):
+    """NC1 and NC4 in one pass over the features.
+
+    Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With Sigma_B^+ / K = A A^T, NC1 is
+    the mean of ||A^T d||^2. NC4 compares argmax_k of W h + b with argmin_k of
+    ||h - mu_k||^2 = ||d||^2 + 2 d.(mu_y - mu_k) + ||mu_y - mu_k||^2.
+    """
+    centred = means - means.mean(0)
+    n_classes = len(means)
+    whitening = _whitening(centred, means.norm(), features.dtype)
+    rank = whitening.shape[1]
+    logits_of_means = means @ w.T + (0 if bias is None else bias.detach().double())
+    distances = torch.cdist(centred, centred, compute_mode="donot_use_mm_for_euclid_dist").square()
+    projection = torch.cat([whitening, w.T, centred.T], dim=1)
+
+    spread = torch.zeros((), dtype=torch.float64, device=means.device)
+    agree = torch.zeros((), dtype=torch.int64, device=means.device)
+    for h, y in _chunks(features, labels):
+        d = h - means.to(h.dtype)[y]
+        a, d_w, d_m = (d @ projection.to(h.dtype)).double().split([rank, n_classes, n_classes], dim=1)
+        spread += a.square().sum()
+        decision = (d_w + logits_of_means[y]).argmax(1)
+        nearest = (distances[y] - 2 * d_m).argmin(1)
+        agree += (decision == nearest).sum()
+    return spread / len(labels) if rank else math.nan, agree / len(labels)
+
+
+def _distance_to_etf(rows, etf):
+    """NC2, NC2n, NC2a of K vectors, the rows [K, p]."""
+    norms = rows.norm(dim=1)
+    unit = rows / norms[:, None]
+    k = len(rows)
+    off_diagonal = ~torch.eye(k, dtype=torch.bool, device=rows.device)
+    equiangular = (unit @ unit.T + 1 / (k - 1)).abs()[off_diagonal].mean()
+    return (_unit(rows @ rows.T) - etf).norm(), norms.std(correction=0) / norms.mean(), equiangular
+
+
+def _unit(matrix):
+    return matrix / matrix.norm()

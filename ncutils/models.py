@@ -1,0 +1,89 @@
+"""Networks: `features(images) -> [N, p]`, then one linear `classifier` [K, p].
+
+`width` scales every layer; width 64 is the paper's, with p = 8 width = 512. Initialisation is PyTorch's default
+(which gives NC0 = sqrt(K/3) at the start, the paper's 1.77 to 1.83 for K = 10). Convolutions carry no bias: the
+BatchNorm after each would remove it. Where a ReLU and a max-pooling meet, the pooling comes first: they commute, and
+the ReLU then has a quarter of the work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Classifier(nn.Module):
+    """A backbone `features` [N, C, H, W] -> [N, p] and the last layer, whose geometry the metrics measure."""
+
+    def __init__(self, features: nn.Module, p: int, n_classes: int):
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(p, n_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(images))
+
+
+class Residual(nn.Module):
+    def __init__(self, branch: nn.Module):
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+class GlobalMaxPool(nn.Module):
+    def forward(self, x):
+        return x.amax(dim=(2, 3))
+
+
+def conv_block(c_in: int, c_out: int, pool: bool = False) -> nn.Sequential:
+    """3x3 convolution, BatchNorm, (2x2 max-pooling,) ReLU."""
+    layers = [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
+    if pool:
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+
+
+def resnet9(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+    """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
+    if image_size < 8:
+        raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}")
+    w = width
+    features = nn.Sequential(
+        conv_block(channels, w),
+        conv_block(w, 2 * w, pool=True),
+        Residual(nn.Sequential(conv_block(2 * w, 2 * w), conv_block(2 * w, 2 * w))),
+        conv_block(2 * w, 4 * w, pool=True),
+        conv_block(4 * w, 8 * w, pool=True),
+        Residual(nn.Sequential(conv_block(8 * w, 8 * w), conv_block(8 * w, 8 * w))),
+        GlobalMaxPool(),
+    )
+    return Classifier(features, 8 * w, n_classes)
+
+
+def vgg9(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+    """Eight convolutions and one linear layer: w M 2w M 4w 4w M 8w 8w M 8w 8w M (the code base's "VGG11").
+
+    Five poolings take 32 x 32 pixels to one. On smaller images a pooling is left out once one pixel is reached.
+    """
+    plan = [(1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)]
+    layers, c_in, size = [], channels, image_size
+    for factor, pool in plan:
+        pool = pool and size >= 2
+        layers.append(conv_block(c_in, factor * width, pool))
+        c_in, size = factor * width, size // 2 if pool else size
+    return Classifier(nn.Sequential(*layers, GlobalMaxPool()), 8 * width, n_classes)
+
+
+def mlp(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+    """Two hidden ReLU layers of 8 width units, no BatchNorm."""
+    p = 8 * width
+    features = nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * image_size**2, p), nn.ReLU(inplace=True), nn.Linear(p, p), nn.ReLU(inplace=True)
+    )
+    return Classifier(features, p, n_classes)
+
+
+ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp}

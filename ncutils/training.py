@@ -1,0 +1,352 @@
+"""Run (what is trained) -> History (what was measured)."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ncutils import data, metrics
+from ncutils.models import ARCHITECTURES
+from ncutils.optimizers import NAMES, RULES, make_optimizer
+
+# Part of every Run's hash: raise it when a change of the code changes what a Run gives.
+PROTOCOL = 1
+
+# What the paper leaves open and no field of Run decides; stored with every History.
+CHOICES = {
+    "initialisation": "PyTorch's default",
+    "input normalisation": "mean and standard deviation of each channel over the training images",
+    "metrics": "features of the whole training set in evaluation mode",
+}
+
+
+class Run(BaseModel):
+    """Everything that decides a result. Unknown fields and values out of range are refused in one sentence.
+
+    A Run's name is the hash of the fields that differ from their defaults, so a default must never change once runs
+    are stored; a new field must default to what was done before it existed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    arch: Literal[tuple(ARCHITECTURES)] = "resnet9"
+    width: int = Field(8, ge=1, description="64 is the paper's; p = 8 width features")
+    dataset: str = "digits"
+    n_train: int | None = Field(None, ge=2, description="class-balanced subset; None: all")
+    n_test: int | None = Field(None, ge=1, description="class-balanced subset; None: all")
+    rule: Literal[tuple(RULES)] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="beta1 of Adam and Signum")
+    coupled_wd: float = Field(0.0, ge=0, description="weight decay inside the gradient")
+    decoupled_wd: float = Field(0.0, ge=0, description="weight decay on the weights")
+    decay_on: Literal["all", "matrices"] = "all"
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's")
+    eps: float = Field(1e-8, ge=0, description="Adam's")
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(128, ge=1)
+    schedule: Literal["step", "constant"] = Field("step", description="step: x 0.1 after 1/3 and 2/3 of the epochs")
+    seed: int = Field(0, ge=0, lt=2**32, description="initialisation and order of the samples")
+    precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
+    measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
+
+    def __init__(self, **fields):
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ValueError(_one_sentence(error, type(self).model_fields)) from None
+
+    @classmethod
+    def named(cls, optimizer: str, wd: float, **fields) -> Run:
+        """A Run by the paper's optimizer name (SGD, SGDW, Adam, AdamW, Signum, SignumW) and its one weight decay."""
+        if optimizer not in NAMES:
+            raise ValueError(f"optimizer = {optimizer!r} is not allowed: use one of {', '.join(NAMES)}")
+        rule, decay = NAMES[optimizer]
+        try:
+            return cls(rule=rule, **{decay: wd}, **fields)
+        except ValueError as error:
+            raise ValueError(str(error).replace(decay, "wd")) from None
+
+    @cached_property
+    def hash(self) -> str:
+        """The Run's name: 16 hexadecimal digits."""
+        decided = self.model_dump(mode="json", exclude_defaults=True) | {"protocol": PROTOCOL}
+        return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def optimizer(self) -> str:
+        """The paper's name of rule and decay; the coupled one's at wd 0, "Adam+W" and the like where both are set."""
+        coupled, decoupled = (name for name, (rule, _) in NAMES.items() if rule == self.rule)
+        if self.coupled_wd and self.decoupled_wd:
+            return f"{coupled}+W"
+        return decoupled if self.decoupled_wd else coupled
+
+
+@dataclass(frozen=True)
+class History:
+    """What one Run gave.
+
+    `frame` has a row for each measured epoch, the first (step 0) for the untrained network: epoch, step, lr (of the
+    epoch just ended), train_loss and test_loss (cross-entropy), train_acc and test_acc (shares), all keys of
+    `metrics.nc_metrics` as reported, and the smallest and the mean other singular value of W and M (w_sv_min,
+    w_sv_mean, m_sv_min, m_sv_mean), and for up to 32 classes `gram` (see `grams`). `info` says how it was made:
+    device, threads, wall_s, measuring_s, versions, choices, and diverged_epoch (None, or the epoch in which the loss stopped being finite: the frame ends before it).
+    """
+
+    run: Run
+    frame: pd.DataFrame
+    info: dict = field(default_factory=dict)
+
+    @property
+    def final(self) -> pd.Series:
+        return self.frame.iloc[-1]
+
+    @property
+    def grams(self) -> np.ndarray:
+        """M^T M, W W^T and W M of each measured epoch [rows, 3, K, K], float32: the geometry NC2 and NC3 depend on."""
+        k = self.info["n_classes"]
+        return np.stack(self.frame["gram"].to_numpy()).reshape(-1, 3, k, k)
+
+    @property
+    def diverged(self) -> bool:
+        return self.info.get("diverged_epoch") is not None
+
+    @property
+    def valid(self) -> bool:
+        """The paper's filter: not diverged, at least 99 % training accuracy."""
+        return not self.diverged and bool(self.final["train_acc"] >= 0.99)
+
+
+def lr_schedule(run: Run) -> np.ndarray:
+    """Learning rate of each epoch [epochs]: "step" divides by 10 after epochs // 3 and 2 epochs // 3 (66, 133 of 200)."""
+    epoch = np.arange(run.epochs)
+    drops = (epoch >= run.epochs // 3).astype(int) + (epoch >= 2 * run.epochs // 3)
+    return run.lr * 0.1 ** (drops if run.schedule == "step" else np.zeros(run.epochs))
+
+
+def lr_per_step(run: Run, n_train: int) -> np.ndarray:
+    """Learning rate of each step [epochs * ceil(n_train / batch_size)], the last, smaller batch of an epoch kept."""
+    return np.repeat(lr_schedule(run), math.ceil(n_train / run.batch_size))
+
+
+def measured_epochs(run: Run) -> list[int]:
+    """Epochs after which everything is measured, 0 (untrained) and the last always among them.
+
+    "log": about a fifth of all epochs, log-spaced, so that measuring (a third of an epoch's work each) stays under a
+    tenth of training.
+    """
+    if run.measure == "every":
+        return list(range(run.epochs + 1))
+    if run.measure == "ends":
+        return [0, run.epochs]
+    spaced = np.geomspace(1, run.epochs, max(2, run.epochs // 5)).round().astype(int)
+    return [0, *np.unique(spaced).tolist()]
+
+
+def pick_device(device: str | None = None) -> torch.device:
+    """The device asked for, or the GPU if there is one, or the CPU."""
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device = {device!r} is not to be had here: use 'cpu', 'cuda' or none") from None
+    return device
+
+
+def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
+    """The untrained network of a Run, seeded by it: the same on every device."""
+    _, channels, size, _ = dataset.train_images.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = ARCHITECTURES[run.arch](run.width, channels, size, dataset.n_classes)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
+    """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = model.features(images)
+    return features.float()
+
+
+def default_threads(run: Run) -> int:
+    """CPU threads that a run gains from: narrow networks take one, and lose by more wherever cores are shared."""
+    return 1 if run.width < 32 else torch.get_num_threads()
+
+
+def train(run: Run, device: str | None = None, threads: int | None = None, progress: bool = True) -> History:
+    """Trains `run` and measures it along the way, on `threads` CPU threads (default: `default_threads`).
+
+    Classifier, loss, weights and optimizer state are float32 whatever the precision: 1^T gradient = 0 must survive,
+    or NC0 would measure rounding. A loss that stops being finite ends the run (`History.diverged`).
+    Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong.
+    """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or default_threads(run))
+    try:
+        return _train(run, pick_device(device), progress)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _train(run: Run, device: torch.device, progress: bool) -> History:
+    started, measuring = time.perf_counter(), 0.0
+    dataset = data.load(run.dataset, run.n_train, run.n_test, str(device))
+    images, labels = dataset.train_images, dataset.train_labels
+    n = len(labels)
+    if n % run.batch_size == 1 and run.arch != "mlp":
+        raise ValueError(
+            f"batch_size = {run.batch_size} is not allowed with {n} training images: the last batch would hold one "
+            "image, which BatchNorm cannot train on; use another batch_size or n_train"
+        )
+    model = make_model(run, dataset, device)
+    optimizer = make_optimizer(
+        model.parameters(),
+        run.rule,
+        lr=run.lr,
+        momentum=run.momentum,
+        coupled_wd=run.coupled_wd,
+        decoupled_wd=run.decoupled_wd,
+        beta2=run.beta2,
+        eps=run.eps,
+        decay_on=run.decay_on,
+    )
+    order = torch.Generator().manual_seed(run.seed)
+    measured, schedule = set(measured_epochs(run)), lr_schedule(run)
+    rows = [{"epoch": 0, "step": 0, "lr": schedule[0], **_measure(model, dataset, run)}]
+    diverged = None
+    with progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
+        for epoch, lr in enumerate(schedule, start=1):
+            for group in optimizer.param_groups:
+                group["lr"] = float(lr)
+            loss = _epoch(model, optimizer, images, labels, run, order)
+            if not math.isfinite(loss):
+                diverged = epoch
+                break
+            if epoch in measured:
+                start = time.perf_counter()
+                measurement = _measure(model, dataset, run)
+                if not math.isfinite(measurement["train_loss"]):
+                    diverged = epoch
+                    break
+                rows.append({"epoch": epoch, "step": epoch * math.ceil(n / run.batch_size), "lr": lr, **measurement})
+                measuring += time.perf_counter() - start
+            bar.set_postfix_str(f"loss {loss:.3g}, NC0 {rows[-1]['nc0']:.3g}", refresh=False)
+            bar.update()
+    info = {
+        "diverged_epoch": diverged,
+        "n_train": n,
+        "n_classes": dataset.n_classes,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "wall_s": round(time.perf_counter() - started, 3),
+        "measuring_s": round(measuring, 3),
+        "torch": torch.__version__,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "choices": CHOICES,
+    }
+    return History(run, pd.DataFrame(rows), info)
+
+
+def _epoch(model, optimizer, images, labels, run, order) -> float:
+    """One pass over the training set; returns its summed loss, read back once so that a GPU never waits."""
+    model.train()
+    permutation = torch.randperm(len(labels), generator=order).to(labels.device)
+    total = torch.zeros((), device=labels.device)
+    for batch in permutation.split(run.batch_size):
+        features = features_of(model, images[batch], run.precision)
+        loss = F.cross_entropy(model.classifier(features), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(batch)
+    return float(total) / len(labels)
+
+
+@torch.inference_mode()
+def evaluate(model, images: torch.Tensor, labels: torch.Tensor, precision: str = "float32", batch_size: int = 1000):
+    """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes)."""
+    model.eval()
+    features = torch.empty(len(labels), model.classifier.in_features, device=images.device)
+    for batch in torch.arange(len(labels), device=images.device).split(batch_size):
+        features[batch[0] : batch[-1] + 1] = features_of(model, images[batch[0] : batch[-1] + 1], precision)
+    logits = model.classifier(features)
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return features, float(F.cross_entropy(logits.double(), labels)), float(accuracy)
+
+
+def _measure(model, dataset, run) -> dict:
+    """A row of the History. The training set passes through the network once for the loss and all metrics."""
+    _, test_loss, test_acc = evaluate(model, dataset.test_images, dataset.test_labels, run.precision)
+    features, train_loss, train_acc = evaluate(model, dataset.train_images, dataset.train_labels, run.precision)
+    row = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
+    if not math.isfinite(train_loss):
+        return row
+    weight, bias = model.classifier.weight.detach(), model.classifier.bias.detach()
+    means = metrics.class_means(features, dataset.train_labels, dataset.n_classes)
+    row |= metrics.nc_metrics(features, dataset.train_labels, weight, bias, means=means)
+    row["w_sv_min"], row["w_sv_mean"] = metrics.singular_values(weight)
+    centred, w = means - means.mean(0), weight.double()
+    row["m_sv_min"], row["m_sv_mean"] = metrics.singular_values(centred)
+    if dataset.n_classes <= 32:
+        grams = torch.stack([centred @ centred.T, w @ w.T, w @ centred.T])
+        row["gram"] = grams.float().flatten().cpu().numpy()
+    return row
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called, without the machine's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def progress_bar(total: int, description: str, unit: str, show: bool = True):
+    """A tqdm bar in a live notebook or in the terminal, none elsewhere: an executed notebook keeps no trace of it.
+
+    A kernel that papermill started from a terminal draws there, not into the notebook: an ipykernel stream's fileno is
+    the process's own stderr. A live front end is told by its readiness to answer input().
+    """
+    options = {"total": total, "desc": description, "unit": unit, "leave": False}
+    with contextlib.suppress(NameError, AttributeError):
+        if show and get_ipython().kernel._allow_stdin:  # noqa: F821
+            from tqdm.auto import tqdm
+
+            return tqdm(**options)
+    from tqdm import tqdm
+
+    terminal = None
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        if show and os.isatty(sys.stderr.fileno()):
+            terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    return tqdm(**options, file=terminal, disable=terminal is None, dynamic_ncols=True)
+
+
+def _one_sentence(error: ValidationError, fields) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"unknown parameter {name!r}: {hint}allowed are {', '.join(fields)}"
+    message = first["msg"].removeprefix("Input ").replace("should be", "it must be")
+    return f"{name} = {first['input']!r} is not allowed: {message}"
