@@ -8,20 +8,24 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 
-from ncutils import published
+from ncutils import metrics, published
 from ncutils.training import History, lr_schedule
 
 # One hue a rule; the coupled variant dark and solid, the decoupled one light and dashed.
 COLOURS = dict(zip(published.OPTIMIZERS, ["#1f5fa8", "#6aaee6", "#b5321f", "#f28c5b", "#1d7a3e", "#79c36a"]))
 STYLES = {name: "--" if name.endswith("W") else "-" for name in published.OPTIMIZERS}
-LABELS = {"nc0": r"NC0 $\|W^\top 1\|$", "nc1": "NC1", "nc2": "NC2", "nc3": "NC3", "nc4": "NC4", "train_acc": "accuracy"}
+LABELS = dict(
+    zip(metrics.KEYS, ["NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4"]),
+    train_acc="training accuracy",
+    test_acc="test accuracy",
+)
 
 Groups = dict[str, list[History]]  # a label -> its runs, one a seed
 
 
 def set_style() -> None:
     """The book's look; figures are SVG: sharp, small, searchable."""
-    sns.set_theme(context="notebook", style="whitegrid", font_scale=0.8)
+    sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", font_scale=0.8)
     plt.rcParams |= {"figure.constrained_layout.use": True, "svg.fonttype": "none", "savefig.bbox": "tight"}
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -41,7 +45,7 @@ def caption(histories: list[History], profile: str) -> str:
     text = (
         f"Profile {profile}: {_join(r.arch for r in runs)}, width {_join(r.width for r in runs)}, "
         f"{_join(r.dataset for r in runs)}, {_join(f'{m:,}' for m in n)} training images, "
-        f"{_join(r.epochs for r in runs)} epochs. Seeds {_join(seeds)}. {len(runs)} runs"
+        f"{_join(r.epochs for r in runs)} epochs. {_count(seeds, 'Seed')} {_join(seeds)}. {len(runs)} {_count(runs, 'run')}"
     )
     if not dropped:
         return text + ", none dropped (all reach 99 % training accuracy)."
@@ -54,8 +58,8 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
 
     Runs that fail the filter are drawn faint. `laws`: label -> (epochs, values), drawn as dots in NC0's panel.
     """
-    figure, axes = plt.subplots(1, len(columns), figsize=(3.1 * len(columns), 3.1), squeeze=False)
-    for axis, column in zip(axes[0], columns):
+    figure, axes = _panels(len(columns))
+    for axis, column in zip(axes, columns):
         for label, histories in groups.items():
             curves = _curves(histories, column)
             look = {**_look(label), "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
@@ -68,6 +72,7 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
             for label, (epochs, values) in (laws or {}).items():
                 axis.plot(epochs, values, ".", ms=4, color="black", mfc="none", zorder=5)
         axis.set(xlabel="epoch", title=LABELS.get(column, column), yscale="log")
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))  # a network that decayed to zero would hide the others
         _mark_lr_drops(axis, groups)
     handles = _handles(groups)
     if laws:
@@ -81,7 +86,7 @@ def singular_value_curves(groups: Groups, profile: str):
 
     M is centred, so that its smallest singular value is 0 for every optimizer and has no place on a logarithmic axis.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.3))
+    figure, axes = _panels(2)
     for axis, matrix in zip(axes, "wm"):
         for label, histories in groups.items():
             look = {**_look(label), "ls": "-", "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
@@ -101,8 +106,8 @@ def singular_value_curves(groups: Groups, profile: str):
 
 def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", "nc3")):
     """Figure 1: final metrics against weight decay, mean and one standard deviation over the valid runs of each."""
-    figure, axes = plt.subplots(1, len(columns), figsize=(4 * len(columns), 3.3), squeeze=False)
-    for axis, column in zip(axes[0], columns):
+    figure, axes = _panels(len(columns))
+    for axis, column in zip(axes, columns):
         for label, histories in groups.items():
             points = pd.DataFrame(
                 [(h.run.coupled_wd + h.run.decoupled_wd, h.final[column]) for h in histories if h.valid],
@@ -116,7 +121,7 @@ def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", 
         axis.set(xlabel="weight decay", title=f"final {LABELS.get(column, column)}", yscale="log")
         positive = [w for hs in groups.values() for h in hs if (w := h.run.coupled_wd + h.run.decoupled_wd) > 0]
         axis.set_xscale("symlog", linthresh=min(positive, default=1e-3))
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.5 * max(positive, default=1))
     _finish(figure, _handles(groups), groups, profile)
     return figure
 
@@ -129,17 +134,27 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
         for column in columns:
             final = np.array([h.final[column] for h in histories])
             change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in histories])
-            spread = f" ± {final.std(ddof=1):.2g}" if len(final) > 1 else ""
+            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
             row[column.upper(), "here"] = f"{final.mean():.3g}{spread} ({_percent(change)})"
-            row[column.upper(), "paper"] = f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):.3g}"
+            row[column.upper(), "paper"] = f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):g}"
         accuracy = np.mean([h.final["train_acc"] for h in histories])
         row["training accuracy", "here"] = f"{accuracy:.1%}" + ("" if all(h.valid for h in histories) else " (dropped)")
         rows[label] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def _panels(n: int):
+    """Two panels a row, of a size whose text stays readable at the width of a page."""
+    columns = min(n, 2)
+    figure, axes = plt.subplots(-(-n // columns), columns, figsize=(4 * columns, 2.9 * -(-n // columns)), squeeze=False)
+    for axis in axes.flat[n:]:
+        axis.remove()
+    return figure, list(axes.flat[:n])
+
+
 def _percent(change: float) -> str:
-    return "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
+    text = "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
 
 
 def _curves(histories: list[History], column: str) -> pd.DataFrame:
@@ -165,9 +180,13 @@ def _handles(groups: Groups, solid: bool = False) -> list[Line2D]:
 
 def _finish(figure, handles, groups: Groups, profile: str) -> None:
     """Legend on top, caption underneath."""
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7), frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 4 and len(figure.axes) < 4 else len(handles), frameon=False)
     text = caption([h for histories in groups.values() for h in histories], profile)
     figure.text(0.5, -0.02, text, ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+
+
+def _count(things, noun: str) -> str:
+    return noun if len(things) == 1 else noun + "s"
 
 
 def _join(values) -> str:
@@ -183,7 +202,7 @@ def draw_geometry(axis, features, labels, weights) -> None:
     weights = weights * np.linalg.norm(means) / np.linalg.norm(weights)
     palette = sns.color_palette("colorblind", len(weights))
     for k, colour in enumerate(palette):
-        axis.scatter(*features[labels == k].T, s=8, color=colour, alpha=0.35, lw=0)
+        axis.scatter(*features[labels == k].T, s=10, color=colour, alpha=0.5, lw=0)
         axis.scatter(*means[k], s=70, color=colour, edgecolor="black", lw=0.8, zorder=3)
         if features.shape[1] == 3:
             axis.quiver(0, 0, 0, *weights[k], color=colour, lw=1.8, arrow_length_ratio=0.12)

@@ -15,7 +15,7 @@ import math
 import torch
 
 KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
-_CHUNK_BYTES = 2**21  # a chunk of features and its copies stay in the cache
+_CHUNK_ROWS, _CHUNK_BYTES = 1024, 2**21  # a chunk and its copies stay in the cache
 
 
 def nc_metrics(
@@ -96,7 +96,7 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     p = features.shape[1]
     sums = torch.zeros(n_classes, p, dtype=torch.float64, device=features.device)
     for h, y in _chunks(features, labels):
-        sums += torch.zeros(n_classes, p, dtype=h.dtype, device=h.device).index_add_(0, y, h)
+        sums.index_add_(0, y, h.double())
     counts = torch.bincount(labels, minlength=n_classes)
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
@@ -136,7 +136,7 @@ def _check(features, labels, weight, bias) -> None:
 
 def _chunks(features, labels):
     """Pieces of rows, in float32 or float64."""
-    rows = max(64, _CHUNK_BYTES // (4 * features.shape[1]))
+    rows = max(64, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * features.shape[1])))
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     for h, y in zip(features.detach().split(rows), labels.split(rows)):
         yield h.to(dtype), y.to(torch.int64)
@@ -178,7 +178,7 @@ def _within_class_pass(features, labels, means, w, bias):
         decision = (d_w + logits_of_means[y]).argmax(1)
         nearest = (distances[y] - 2 * d_m).argmin(1)
         agree += (decision == nearest).sum()
-    return spread / len(labels) if rank else math.nan, agree / len(labels)
+    return spread / len(labels) if rank else math.nan, agree.double() / len(labels)
 
 
 def _distance_to_etf(rows, etf):

@@ -2,7 +2,8 @@
 
 `SGD`/`SGDW`, `Adam`/`AdamW` and `Signum`/`SignumW` differ only in which decay is set; both may be set (Figure 7's
 interpolation). Coupled decay adds wd * p to the gradient, inside the rule. Decoupled decay multiplies p by
-1 - lr * wd before the rule's step, whatever the rule: a new optimizer is one more line in `RULES`.
+1 - lr * wd before the rule's step, whatever the rule: a new optimizer is one more line in `RULES`. Where both are set, the
+coupled decay acts on the already decayed p.
 """
 
 from __future__ import annotations

@@ -1,0 +1,242 @@
+"""nc_metrics against a float64 transcription of appendix B's definitions, p x p matrices and pseudo-inverse included."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncutils.metrics import KEYS, class_means, nc_metrics, singular_values
+from ncutils.theory import simplex_etf
+
+
+def transcription(h, y, w, b=None):
+    h, w = np.asarray(h, dtype=np.float64), np.asarray(w, dtype=np.float64)
+    y = np.asarray(y)
+    K, N = len(w), len(h)
+    mu = np.stack([h[y == k].mean(0) for k in range(K)])
+    m = mu - mu.mean(0)
+    sigma_b = sum(np.outer(v, v) for v in m) / K
+    sigma_w = sum(np.outer(v, v) for v in h - mu[y]) / N
+    etf = (np.eye(K) - np.ones((K, K)) / K) / math.sqrt(K - 1)
+
+    def frobenius(gram):
+        return np.linalg.norm(gram / np.linalg.norm(gram) - etf)
+
+    def norms(v):
+        lengths = np.linalg.norm(v, axis=1)
+        return lengths.std() / lengths.mean()
+
+    def angles(v):
+        off = [
+            abs(v[i] @ v[j] / np.linalg.norm(v[i]) / np.linalg.norm(v[j]) + 1 / (K - 1))
+            for i in range(K)
+            for j in range(K)
+            if i != j
+        ]
+        return np.mean(off)
+
+    logits = h @ w.T + (0 if b is None else np.asarray(b, dtype=np.float64))
+    distances = np.linalg.norm(h[:, None] - mu[None], axis=2)
+    return {
+        "nc0": np.linalg.norm(w.sum(0)),
+        "nc1": np.trace(sigma_w @ np.linalg.pinv(sigma_b, rcond=1e-13, hermitian=True)) / K,
+        "nc2": frobenius(m @ m.T),
+        "nc2n": norms(m),
+        "nc2a": angles(m),
+        "nc2w": frobenius(w @ w.T),
+        "nc2wn": norms(w),
+        "nc2wa": angles(w),
+        "nc2m": frobenius(w @ m.T),
+        "nc3": np.linalg.norm(w / np.linalg.norm(w) - m / np.linalg.norm(m)),
+        "nc4": np.mean(logits.argmax(1) == distances.argmin(1)),
+    }
+
+
+@st.composite
+def problems(draw):
+    """Random, imbalanced, shifted, collapsed features; p smaller and larger than K."""
+    K = draw(st.integers(2, 12))
+    p = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    counts = rng.integers(1, draw(st.sampled_from([3, 60])), K)
+    y = rng.permutation(np.repeat(np.arange(K), counts))
+    spread = draw(st.sampled_from([0.0, 1e-3, 0.3, 3.0]))
+    shift = draw(st.sampled_from([0.0, 5.0]))
+    means = rng.normal(size=(K, p)) + shift
+    if draw(st.booleans()) and K > 3:
+        means[1] = means[0]  # two classes on one mean: Sigma_B loses a rank
+    h = means[y] + spread * rng.normal(size=(len(y), p))
+    return h, y, rng.normal(size=(K, p)), rng.normal(size=K) if draw(st.booleans()) else None
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_float64_matches_the_transcription(problem):
+    h, y, w, b = problem
+    got = nc_metrics(torch.from_numpy(h), torch.from_numpy(y), torch.from_numpy(w), b if b is None else torch.from_numpy(b))
+    expected = transcription(h, y, w, b)
+    assert tuple(got) == KEYS
+    mu = np.stack([h[y == k].mean(0) for k in range(len(w))])
+    eigenvalues = np.linalg.svd(mu - mu.mean(0), compute_uv=False) ** 2
+    condition = eigenvalues[0] / eigenvalues[eigenvalues > 1e-13 * eigenvalues[0]][-1]
+    for key in KEYS:  # the transcription inverts Sigma_B, so that it loses as many digits as its condition number has
+        assert got[key] == pytest.approx(expected[key], rel=1e-7 + 1e-14 * condition, abs=1e-10), key
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(10, 64), (10, 512), (4, 3), (25, 100)]))
+def test_float32_is_within_1e_6_of_float64(seed, shape):
+    K, p = shape
+    rng = np.random.default_rng(seed)
+    y = np.arange(200 * K) % K
+    h = (rng.normal(size=(K, p))[y] + 0.5 * rng.normal(size=(len(y), p))).astype(np.float32)
+    w = rng.normal(size=(K, p)).astype(np.float32)
+    got = nc_metrics(*(torch.from_numpy(a) for a in (h, y, w)))
+    expected = transcription(h, y, w)
+    for key in KEYS:
+        if key != "nc4":
+            assert got[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-6), key
+    assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y)
+
+
+@pytest.mark.parametrize("K", [2, 3, 4, 10])
+def test_exact_collapse_is_zero(K):
+    etf = torch.from_numpy(simplex_etf(K))
+    y = torch.arange(5 * K) % K
+    got = nc_metrics(3 * etf[y] + 7, y, 0.5 * etf, bias=-3.5 * etf.sum(1))  # the bias undoes the features' offset
+    for key in KEYS:
+        assert got[key] == pytest.approx(1.0 if key == "nc4" else 0.0, abs=1e-6), key
+
+
+def test_collapsed_float32_features_keep_their_digits():
+    """Within-class variance a million times smaller than the means."""
+    rng = np.random.default_rng(0)
+    y = np.arange(2000) % 4
+    h = (rng.normal(size=(4, 32))[y] + 1e-3 * rng.normal(size=(2000, 32))).astype(np.float32)
+    w = rng.normal(size=(4, 32)).astype(np.float32)
+    got = nc_metrics(*(torch.from_numpy(a) for a in (h, y, w)))["nc1"]
+    assert got == pytest.approx(transcription(h, y, w)["nc1"], rel=1e-5)
+
+
+def test_rank_is_the_true_one_in_float32():
+    """Five class means in a plane of R^50, far from the origin: Sigma_B has rank 2, its other directions are rounding."""
+    rng = np.random.default_rng(1)
+    means = rng.normal(size=(5, 2)) @ rng.normal(size=(2, 50)) + 10
+    y = np.arange(500) % 5
+    noise = 0.1 * rng.normal(size=(50, 50))
+    h = np.empty((500, 50))
+    for k in range(5):  # noise that cancels within each class, so that the sample means keep the plane
+        h[y == k] = means[k] + np.concatenate([noise, -noise])
+    w = rng.normal(size=(5, 50))
+    exact = transcription(h, y, w)["nc1"]
+    got = nc_metrics(torch.from_numpy(h.astype(np.float32)), torch.from_numpy(y), torch.from_numpy(w).float())["nc1"]
+    assert got == pytest.approx(exact, rel=1e-4)
+
+
+def test_degenerate_cases_are_nan_not_noise():
+    y = torch.arange(20) % 4
+    w = torch.randn(4, 6)
+    same_means = nc_metrics(torch.ones(20, 6), y, w)
+    assert all(math.isnan(same_means[key]) for key in ("nc1", "nc2", "nc3"))
+    assert math.isfinite(same_means["nc0"])
+    dead = nc_metrics(torch.randn(20, 6), y, torch.zeros(4, 6))
+    assert dead["nc0"] == 0 and math.isnan(dead["nc3"]) and math.isfinite(dead["nc2"])
+
+
+def test_formula_normalisation_prints_the_factors():
+    h, y, w = torch.randn(40, 6), torch.arange(40) % 4, torch.randn(4, 6)
+    reported, formula = nc_metrics(h, y, w), nc_metrics(h, y, w, normalisation="formula")
+    factor = {"nc0": 1 / 40, "nc2": 1 / 16, "nc2w": 1 / 16, "nc2m": 1 / 16, "nc3": 1 / 24}
+    for key in KEYS:
+        assert formula[key] == pytest.approx(factor.get(key, 1) * reported[key])
+
+
+def test_sigma_w_at_the_global_mean_could_not_fall_below_0_9():
+    """Erratum: the text's Sigma_W is the total covariance; Eq. 2 with it is NC1 + (K-1)/K."""
+    rng = np.random.default_rng(0)
+    y = np.arange(1000) % 10
+    h = rng.normal(size=(10, 20))[y] + 0.01 * rng.normal(size=(1000, 20))
+    mu = np.stack([h[y == k].mean(0) for k in range(10)])
+    m = mu - mu.mean(0)
+    total = (h - mu.mean(0)).T @ (h - mu.mean(0)) / len(h)
+    as_printed = np.trace(total @ np.linalg.pinv(m.T @ m / 10, rcond=1e-9, hermitian=True)) / 10
+    ours = nc_metrics(torch.from_numpy(h), torch.from_numpy(y), torch.randn(10, 20))["nc1"]
+    assert as_printed == pytest.approx(ours + 0.9, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems())
+def test_nc3_and_nc2w_bound_nc0(problem):
+    """Chapter 01: NC0 <= sqrt(K) ||W|| NC3 and NC0^2 <= K ||W W^T|| NC2W."""
+    h, y, w, _ = problem
+    m = nc_metrics(*(torch.from_numpy(a) for a in (h, y, w)))
+    K = len(w)
+    assert m["nc0"] <= math.sqrt(K) * np.linalg.norm(w) * m["nc3"] * (1 + 1e-9)
+    assert m["nc0"] ** 2 <= K * np.linalg.norm(w @ w.T) * m["nc2w"] * (1 + 1e-9)
+
+
+def test_m_star_squared():
+    """Proposition 2.1's proof takes (M*)^2 = M*; it is M* / sqrt(K - 1)."""
+    K = 7
+    m_star = (np.eye(K) - 1 / K) / math.sqrt(K - 1)
+    assert np.allclose(m_star @ m_star, m_star / math.sqrt(K - 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes_and_layouts(dtype):
+    h = torch.randn(6, 90, generator=torch.Generator().manual_seed(0)).T.to(dtype)  # not contiguous
+    y, w = torch.arange(90, dtype=torch.int32) % 3, torch.randn(3, 6)
+    got, expected = nc_metrics(h, y, w), transcription(h.double(), y, w)
+    for key in KEYS:
+        assert got[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-6), key
+
+
+def test_no_gradient_and_no_change_of_the_inputs():
+    w = torch.randn(3, 5, requires_grad=True)
+    h, y = torch.randn(30, 5, requires_grad=True), torch.arange(30) % 3
+    before = h.detach().clone()
+    nc_metrics(h, y, w)
+    assert torch.equal(h.detach(), before) and h.grad is None
+
+
+def test_singular_values():
+    matrix = torch.diag(torch.tensor([5.0, 3.0, 1.0])) @ torch.eye(3, 8)
+    assert singular_values(matrix) == pytest.approx((1.0, 4.0))
+    h, y = torch.randn(50, 20), torch.arange(50) % 5
+    means = class_means(h, y, 5)
+    assert singular_values(means - means.mean(0))[0] == pytest.approx(0, abs=1e-12)
+
+
+H, Y, W = torch.randn(20, 6), torch.arange(20) % 4, torch.randn(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((H, Y + 1, W), r"labels must lie in \[0, 4\).*found 1 to 4"),
+        ((H, Y - 1, W), r"labels must lie in \[0, 4\).*found -1"),
+        ((H, Y.clamp(max=2), W), "class 3 of 4 has no sample"),
+        ((H, Y.float(), W), "labels must be integers"),
+        ((H, Y[:-1], W), r"labels must be integers \[20\]"),
+        ((H, Y, W[:, :5]), r"weight must be \[K, 6\]"),
+        ((H, Y, W[:1]), "K >= 2"),
+        ((H, Y, W, torch.zeros(3)), r"bias must be \[4\]"),
+        ((H.long(), Y, W), "features must be floating-point"),
+        ((H[:, 0], Y, W), r"features must be floating-point \[N, p\]"),
+        ((H.clone().index_fill(0, torch.tensor([3]), float("nan")), Y, W), "features hold NaN or infinity"),
+        ((H.clone().index_fill(0, torch.tensor([3]), float("inf")), Y, W), "features hold NaN or infinity"),
+        ((H[:0], Y[:0], W), r"labels must lie in \[0, 4\)"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        nc_metrics(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_normalisation():
+    with pytest.raises(ValueError, match="normalisation = 'raw' is not allowed: use 'reported' or 'formula'"):
+        nc_metrics(H, Y, W, normalisation="raw")

@@ -1,0 +1,129 @@
+"""Every optimizer step by step: against torch.optim where torch has it, against the written update otherwise."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ncutils.models import mlp
+from ncutils.optimizers import NAMES, make_optimizer
+
+X, Y = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 10
+LR = [0.02, 0.02, 0.02, 0.02, 0.002, 0.002, 0.002, 0.0002]
+
+
+def loss_of(model):
+    return F.cross_entropy(model(X.to(next(model.parameters()).dtype)), Y)
+
+
+def trajectory(make, model):
+    """Parameters after each step of a schedule that changes the learning rate on the way."""
+    model = copy.deepcopy(model)
+    optimizer = make(model.parameters())
+    states = []
+    for lr in LR:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        optimizer.step()
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    return torch.stack(states)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return mlp(2, 1, 8, 10)
+
+
+def ours(rule, **options):
+    return lambda params: make_optimizer(params, rule, lr=LR[0], **options)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_torchs(model, momentum):
+    expected = trajectory(lambda p: torch.optim.SGD(p, LR[0], momentum, weight_decay=0.05, foreach=False), model)
+    got = trajectory(ours("sgd", momentum=momentum, coupled_wd=0.05), model)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("reference", "decay"), [(torch.optim.Adam, "coupled_wd"), (torch.optim.AdamW, "decoupled_wd")]
+)
+def test_adam_and_adamw_are_torchs(model, momentum, reference, decay):
+    expected = trajectory(
+        lambda p: reference(p, LR[0], (momentum, 0.99), 1e-6, weight_decay=0.3, foreach=False, fused=False), model
+    )
+    got = trajectory(ours("adam", momentum=momentum, beta2=0.99, eps=1e-6, **{decay: 0.3}), model)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def written(model, rule, momentum, coupled, decoupled):
+    """The update as the docstrings write it, one tensor at a time."""
+    model = copy.deepcopy(model)
+    buffers = [torch.zeros_like(p) for p in model.parameters()]
+    states = []
+    for lr in LR:
+        gradients = torch.autograd.grad(loss_of(model), list(model.parameters()))
+        with torch.no_grad():
+            for p, g, buffer in zip(model.parameters(), gradients, buffers):
+                p *= 1 - lr * decoupled
+                g = g + coupled * p
+                if rule == "sgd":
+                    buffer.copy_(momentum * buffer + g)
+                    p -= lr * buffer
+                else:
+                    buffer.copy_(momentum * buffer + (1 - momentum) * g)
+                    p -= lr * torch.sign(buffer)
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    return torch.stack(states)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("rule", ["sgd", "signum"])
+@pytest.mark.parametrize(("coupled", "decoupled"), [(0, 0), (0.3, 0), (0, 0.3), (0.1, 0.2)])
+def test_both_decays_are_the_written_update(model, rule, momentum, coupled, decoupled):
+    model = model.double()  # a rounded gradient must not decide a sign
+    expected = written(model, rule, momentum, coupled, decoupled)
+    got = trajectory(ours(rule, momentum=momentum, coupled_wd=coupled, decoupled_wd=decoupled), model)
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_adam_without_memory_is_signgd(model):
+    """beta1 = beta2 = 0, eps = 0: Adam steps along the sign, like Signum with momentum 0."""
+    model = model.double()
+    adam = trajectory(ours("adam", momentum=0.0, beta2=0.0, eps=0.0, coupled_wd=0.1), model)
+    sign = trajectory(ours("signum", momentum=0.0, coupled_wd=0.1), model)
+    # Adam leaves 0/0 where a unit is dead; the sign of 0 is 0
+    assert ((adam - sign).abs() < 1e-9)[adam.isfinite()].all() and adam.isfinite().double().mean() > 0.5
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_coupled_is_decoupled_for_plain_sgd(model, decay):
+    coupled = trajectory(ours("sgd", coupled_wd=decay), model)
+    decoupled = trajectory(ours("sgd", decoupled_wd=decay), model)
+    torch.testing.assert_close(coupled, decoupled, rtol=1e-5, atol=1e-7)
+
+
+def test_decay_on_matrices_spares_biases():
+    weight, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    for decays in ({"coupled_wd": 0.5}, {"decoupled_wd": 0.5}):
+        with torch.no_grad():
+            weight.fill_(1.0), bias.fill_(1.0)
+        optimizer = make_optimizer([weight, bias], "sgd", lr=0.1, decay_on="matrices", **decays)
+        weight.grad, bias.grad = torch.zeros(2, 2), torch.zeros(2)
+        optimizer.step()
+        assert torch.allclose(weight, torch.full((2, 2), 0.95)) and (bias == 1).all()
+
+
+def test_names_are_the_six_of_the_paper():
+    assert list(NAMES) == ["SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"]
+
+
+@pytest.mark.parametrize("options", [{"rule": "lion"}, {"rule": "sgd", "decay_on": "some"}])
+def test_bad_input(options, model):
+    with pytest.raises(ValueError, match="is not allowed: use"):
+        make_optimizer(model.parameters(), lr=0.1, **options)

@@ -1,0 +1,223 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ncutils import data, training
+from ncutils.metrics import KEYS, nc_metrics
+from ncutils.models import ARCHITECTURES, conv_block
+from ncutils.theory import nc0_law
+from ncutils.training import Run, lr_per_step, make_model, measured_epochs, train
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.98])
+@pytest.mark.parametrize("optimizer", ["SGD", "SGDW"])
+def test_nc0_of_trained_networks_is_the_closed_form(optimizer, momentum):
+    """A ResNet9 on digits, against a law that knows neither."""
+    run = Run.named(optimizer, 0.05, lr=0.02, momentum=momentum, epochs=12, width=4, measure="every")
+    history = train(run)
+    law = np.abs(nc0_law(lr_per_step(run, 1437), 0.05, momentum, coupled=optimizer == "SGD"))
+    measured = history.frame["nc0"] / history.frame["nc0"].iloc[0]
+    expected = law[history.frame["step"]]
+    assert expected[-1] < 0.95
+    clear = expected > 1e-3  # float32's floor and zero crossings are not the law's matter
+    np.testing.assert_allclose(measured[clear], expected[clear], rtol=2e-3)
+
+
+def test_nc0_of_adam_is_not_that_law():
+    run = Run.named("AdamW", 0.05, lr=0.02, epochs=3, width=4)
+    law = nc0_law(lr_per_step(run, 1437), 0.05, coupled=False)[-1]
+    history = train(run)
+    assert abs(history.final["nc0"] / history.frame["nc0"].iloc[0] / law - 1) > 0.01
+
+
+def test_history_starts_untrained_and_ends_trained():
+    history = train(Run(epochs=4, width=4, lr=0.05, measure="every"))
+    frame = history.frame
+    assert frame["epoch"].tolist() == [0, 1, 2, 3, 4] and frame["step"].tolist() == [0, 12, 24, 36, 48]
+    assert frame["lr"].tolist() == pytest.approx([0.05, 0.05, 0.005, 0.0005, 0.0005])
+    assert frame["train_acc"].iloc[0] < 0.3 < 0.8 < frame["train_acc"].iloc[-1]
+    assert frame["nc0"].iloc[0] == pytest.approx(math.sqrt(10 / 3), rel=0.35)
+    assert set(KEYS) <= set(frame) and frame["m_sv_min"].abs().max() < 1e-10
+    # the Gram matrices carry the geometry: NC0^2 = 1^T W W^T 1
+    of_weights = history.grams[:, 1].astype(float)
+    assert np.allclose(np.sqrt(of_weights.sum((1, 2))), frame["nc0"], rtol=1e-4)
+
+
+def test_metrics_of_the_history_are_those_of_the_network(monkeypatch):
+    """The last row against nc_metrics of features recomputed in float64."""
+    kept = {}
+    monkeypatch.setattr(training, "make_model", lambda *a: kept.setdefault("model", make_model(*a)))
+    run = Run(epochs=3, width=4, lr=0.05)
+    final = train(run).final
+    model, digits = kept["model"].eval().double(), data.load("digits")
+    with torch.no_grad():
+        features = model.features(digits.train_images.double())
+    expected = nc_metrics(features, digits.train_labels, model.classifier.weight, model.classifier.bias)
+    for key in KEYS:
+        assert final[key] == pytest.approx(expected[key], rel=2e-3, abs=1e-4), key
+
+
+def test_an_evaluation_passes_the_training_set_once(monkeypatch):
+    seen = []
+    real = training.features_of
+    monkeypatch.setattr(training, "features_of", lambda m, x, p="float32": seen.append((m.training, len(x))) or real(m, x, p))
+    train(Run(epochs=1, width=2, measure="ends"))
+    evaluated = sum(n for in_training, n in seen if not in_training)
+    assert evaluated == 2 * (1437 + 360)  # before and after; training and test set
+
+
+def test_same_run_same_history():
+    run = Run(epochs=2, width=4, rule="adam", lr=0.001, seed=3)
+    torch.manual_seed(1)
+    first = train(run).frame
+    torch.manual_seed(2)
+    torch.rand(5)
+    second = train(run).frame
+    pd.testing.assert_frame_equal(first.drop(columns="gram"), second.drop(columns="gram"), check_exact=True)
+    other = train(Run(epochs=2, width=4, rule="adam", lr=0.001, seed=4)).frame
+    assert (other["nc0"] != first["nc0"]).all()
+
+
+def test_training_leaves_global_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    torch.set_num_threads(2)
+    train(Run(epochs=1, width=2))
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"])
+@pytest.mark.parametrize("arch", ["resnet9", "vgg9", "mlp"])
+def test_every_optimizer_learns_with_every_network(arch, optimizer):
+    lr = 0.1 if optimizer.startswith("SGD") else 0.003
+    run = Run.named(optimizer, 5e-4, arch=arch, lr=lr, epochs=15, width=8, dataset="separable", measure="ends")
+    history = train(run)
+    assert history.final["train_acc"] > 0.9 and not history.diverged
+
+
+def test_bf16_leaves_the_head_in_float32(monkeypatch):
+    seen = []
+    real = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(training.F, "cross_entropy", lambda z, y: seen.append(z.dtype) or real(z, y))
+    run = Run.named("SGD", 0.05, lr=0.02, momentum=0.5, epochs=4, width=4, precision="bf16", measure="every")
+    history = train(run)
+    assert set(seen) == {torch.float32, torch.float64}
+    law = np.abs(nc0_law(lr_per_step(run, 1437), 0.05, 0.5))[history.frame["step"]]
+    np.testing.assert_allclose(history.frame["nc0"] / history.frame["nc0"].iloc[0], law, rtol=2e-3)
+    assert history.final["train_acc"] > 0.8
+
+
+def test_divergence_ends_the_run_and_is_kept():
+    history = train(Run(arch="mlp", width=2, lr=1e12, momentum=0.9, epochs=5, measure="every"))
+    assert history.diverged and not history.valid
+    assert history.info["diverged_epoch"] >= 1 and np.isfinite(history.frame["train_loss"]).all()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 80, 200, 2000])
+def test_measured_epochs(epochs):
+    at = measured_epochs(Run(epochs=epochs))
+    assert at == sorted(set(at)) and at[0] == 0 and at[-1] == epochs
+    assert len(at) <= max(3, epochs // 5 + 1)
+
+
+def test_measuring_costs_under_a_tenth_at_the_default():
+    """In passes over the training set: a measurement is a forward pass, a third of a training step's work."""
+    for epochs, test_share in ((200, 360 / 1437), (200, 1 / 6), (80, 1000 / 3000)):
+        passes = len(measured_epochs(Run(epochs=epochs))) * (1 + test_share) / 3
+        assert passes / epochs < 0.1
+
+
+@pytest.mark.parametrize("arch", ["resnet9", "vgg9"])
+def test_width_64_is_the_papers_network(arch):
+    """Counted by hand: 3x3 convolutions without bias, two BatchNorm parameters a channel, 512 -> 10 with bias."""
+    model = ARCHITECTURES[arch](64, 3, 32, 10)
+    channels = {
+        "resnet9": [3, 64, 128, 128, 128, 256, 512, 512, 512],
+        "vgg9": [3, 64, 128, 256, 256, 512, 512, 512, 512],
+    }[arch]
+    by_hand = sum(9 * a * b + 2 * b for a, b in zip(channels, channels[1:])) + 512 * 10 + 10
+    assert sum(p.numel() for p in model.parameters()) == by_hand
+    assert model.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
+
+
+def test_pooling_before_relu_is_the_same():
+    x = torch.randn(4, 3, 8, 8)
+    block = conv_block(3, 5, pool=True).eval()
+    conv, norm = block[0], block[1]
+    expected = torch.nn.functional.max_pool2d(norm(conv(x)).relu(), 2)
+    assert torch.equal(block(x), expected)
+
+
+# ---- bad input: one sentence that names the parameter and what is allowed
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"widht": 8}, "unknown parameter 'widht': did you mean 'width'"),
+        ({"width": 0}, "width = 0 is not allowed: it must be greater than or equal to 1"),
+        ({"width": 8.5}, "width = 8.5 is not allowed: it must be a valid integer"),
+        ({"width": "wide"}, "width = 'wide' is not allowed: it must be a valid integer"),
+        ({"coupled_wd": -0.1}, "coupled_wd = -0.1 is not allowed: it must be greater than or equal to 0"),
+        ({"decoupled_wd": float("nan")}, "decoupled_wd = nan is not allowed"),
+        ({"momentum": 1}, "momentum = 1 is not allowed: it must be less than 1"),
+        ({"momentum": -0.5}, "momentum = -0.5 is not allowed"),
+        ({"lr": 0}, "lr = 0 is not allowed: it must be greater than 0"),
+        ({"lr": float("inf")}, "lr = inf is not allowed"),
+        ({"epochs": 0}, "epochs = 0 is not allowed"),
+        ({"batch_size": 0}, "batch_size = 0 is not allowed"),
+        ({"arch": "resnet10"}, "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9' or 'mlp'"),
+        ({"rule": "adamw"}, "rule = 'adamw' is not allowed: it must be 'sgd', 'adam' or 'signum'"),
+        ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
+        ({"seed": -1}, "seed = -1 is not allowed"),
+        ({"n_train": 1}, "n_train = 1 is not allowed"),
+    ],
+)
+def test_bad_fields(fields, sentence):
+    with pytest.raises(ValueError) as error:
+        Run(**fields)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_named_runs_name_wd():
+    with pytest.raises(ValueError, match="^wd = -1 is not allowed"):
+        Run.named("AdamW", -1)
+    with pytest.raises(ValueError, match="optimizer = 'adamw' is not allowed: use one of SGD, SGDW, Adam"):
+        Run.named("adamw", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "sentence"),
+    [
+        ({"dataset": "CIFAR-10"}, ValueError, "dataset = 'CIFAR-10' is not known: use one of digits, MNIST"),
+        ({"n_train": 5000}, ValueError, "n_train = 5000 is not allowed: digits has 1437"),
+        ({"n_test": 5000}, ValueError, "n_test = 5000 is not allowed: digits has 360"),
+        ({"n_train": 129}, ValueError, "batch_size = 128 is not allowed with 129 training images"),
+    ],
+)
+def test_runs_that_do_not_fit_their_data(fields, error, sentence):
+    with pytest.raises(error, match=sentence):
+        train(Run(width=2, epochs=1, **fields))
+
+
+def test_unknown_device():
+    with pytest.raises(ValueError, match="device = 'tpu9' is not to be had here"):
+        train(Run(epochs=1), device="tpu9")
+
+
+def test_hash_is_the_content():
+    assert Run().hash == Run(lr=0.01, epochs=200).hash
+    assert Run.named("Adam", 0).hash == Run.named("AdamW", 0).hash  # at wd 0 they are one run
+    hashes = {Run(**{name: value}).hash for name, value in {"lr": 0.02, "seed": 1, "width": 9, "epochs": 3}.items()}
+    assert len(hashes | {Run().hash}) == 5
+    assert Run(rule="adam", decoupled_wd=0.1).optimizer == "AdamW"
+    assert Run(rule="adam", decoupled_wd=0.1, coupled_wd=0.1).optimizer == "Adam+W"
+
+
+def test_hash_of_shipped_runs_does_not_move():
+    """A changed default or protocol would orphan every stored run: this value only changes with PROTOCOL."""
+    assert Run.named("AdamW", 0.025, dataset="FashionMNIST", n_train=3000, n_test=1000, epochs=80, lr=0.005).hash == "ac3ddf4670b5acef"
