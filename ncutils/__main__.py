@@ -26,7 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     options = parser.parse_args(arguments)
     try:
-        histories = [h for h in Store().histories() if _matches(h.run, options.where)]
+        conditions = [_condition(text) for text in options.where]
+        histories = [h for h in Store().histories() if all(_matches(h.run, *c) for c in conditions)]
         if options.command == "pack":
             if not histories:
                 raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
@@ -47,14 +48,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _matches(run: Run, conditions: list[str]) -> bool:
-    for condition in conditions:
-        name, _, value = condition.partition("=")
-        if name not in Run.model_fields:
-            raise ValueError(f"unknown field {name!r} in --where: use one of {', '.join(Run.model_fields)}")
-        if str(getattr(run, name)) != value and getattr(Run(**{name: value}), name) != getattr(run, name):
-            return False
-    return True
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--where {text!r} is not of the form FIELD=VALUE")
+    if name not in Run.model_fields:
+        raise ValueError(f"unknown field {name!r} in --where: use one of {', '.join(Run.model_fields)}")
+    return name, value
+
+
+def _matches(run: Run, name: str, value: str) -> bool:
+    found = getattr(run, name)
+    return str(found) == value or (isinstance(found, float) and _number(value) == found)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def _torchvision(name: str) -> tuple[Split, Split]:
                 files = getattr(datasets, name)(root=root, train=train, download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"dataset = {name!r} is not in {root} and could not be downloaded ({error}); "
+                f"dataset = {name!r} is not in {root} and could not be downloaded ({' '.join(str(error).split())}); "
                 "set NCUTILS_DATA to the folder that holds it, or connect to the network once"
             ) from None
         images = np.asarray(files.data)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ncutils import metrics, published
 from ncutils.training import History, lr_schedule
@@ -25,7 +25,8 @@ Groups = dict[str, list[History]]  # a label -> its runs, one a seed
 
 def set_style() -> None:
     """The book's look; figures are SVG: sharp, small, searchable."""
-    sns.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans", font_scale=0.8)
+    plt.style.use("seaborn-v0_8-whitegrid")
+    plt.rcParams |= {"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10}
     plt.rcParams |= {"figure.constrained_layout.use": True, "svg.fonttype": "none", "savefig.bbox": "tight"}
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -71,8 +72,8 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
         if column == "nc0":
             for label, (epochs, values) in (laws or {}).items():
                 axis.plot(epochs, values, ".", ms=4, color="black", mfc="none", zorder=5)
-        axis.set(xlabel="epoch", title=LABELS.get(column, column), yscale="log")
-        axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))  # a network that decayed to zero would hide the others
+        axis.set(xlabel="epoch", title=LABELS.get(column, column))
+        _log_scale(axis)
         _mark_lr_drops(axis, groups)
     handles = _handles(groups)
     if laws:
@@ -96,7 +97,8 @@ def singular_value_curves(groups: Groups, profile: str):
                 smallest = _curves(histories, "w_sv_min").mean(axis=1)
                 axis.plot(smallest.index, smallest, **{**look, "ls": ":", "label": None})
         name = {"w": "weights $W$", "m": "centred class means $M$"}[matrix]
-        axis.set(xlabel="epoch", title=f"singular values of {name}", yscale="log")
+        axis.set(xlabel="epoch", title=f"singular values of {name}")
+        _log_scale(axis)
         _mark_lr_drops(axis, groups)
     handles = _handles(groups, solid=True)
     handles += [Line2D([], [], color="grey", ls=":", label="smallest, of $W$")]
@@ -112,15 +114,18 @@ def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", 
             points = pd.DataFrame(
                 [(h.run.coupled_wd + h.run.decoupled_wd, h.final[column]) for h in histories if h.valid],
                 columns=["wd", column],
+                dtype=float,
             )
             stats = points.groupby("wd")[column].agg(["mean", "std"]).fillna(0)
             look = _look(label)
             axis.plot(stats.index, stats["mean"], marker="o", ms=4, **look)
             low = np.maximum(stats["mean"] - stats["std"], stats["mean"] * 0.1)  # a log axis has no zero
             axis.fill_between(stats.index, low, stats["mean"] + stats["std"], color=look["color"], alpha=0.15, lw=0)
-        axis.set(xlabel="weight decay", title=f"final {LABELS.get(column, column)}", yscale="log")
+        axis.set(xlabel="weight decay", title=f"final {LABELS.get(column, column)}")
+        _log_scale(axis)
         positive = [w for hs in groups.values() for h in hs if (w := h.run.coupled_wd + h.run.decoupled_wd) > 0]
         axis.set_xscale("symlog", linthresh=min(positive, default=1e-3))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(0, 1.5 * max(positive, default=1))
     _finish(figure, _handles(groups), groups, profile)
     return figure
@@ -150,6 +155,18 @@ def _panels(n: int):
     for axis in axes.flat[n:]:
         axis.remove()
     return figure, list(axes.flat[:n])
+
+
+def _log_scale(axis) -> None:
+    """A logarithmic y axis with few, plain tick labels: powers of ten, and 2 and 5 times them on a short axis."""
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))  # a network that decayed to zero would hide the others
+    low, high = axis.get_ylim()
+    short = high < 100 * low
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
+    axis.yaxis.set_minor_locator(NullLocator())
+    if short or low >= 1e-3:
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _percent(change: float) -> str:
@@ -200,8 +217,7 @@ def draw_geometry(axis, features, labels, weights) -> None:
     centre = means.mean(0)
     features, means = features - centre, means - centre
     weights = weights * np.linalg.norm(means) / np.linalg.norm(weights)
-    palette = sns.color_palette("colorblind", len(weights))
-    for k, colour in enumerate(palette):
+    for k, colour in enumerate(["#0173b2", "#de8f05", "#029e73", "#d55e00"][: len(weights)]):
         axis.scatter(*features[labels == k].T, s=10, color=colour, alpha=0.5, lw=0)
         axis.scatter(*means[k], s=70, color=colour, edgecolor="black", lw=0.8, zorder=3)
         if features.shape[1] == 3:

@@ -1,0 +1,135 @@
+"""Chapters executed by papermill, with real training at the smallest scale; parameter files; the book's contents."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ncutils.chapters import check_parameters
+from ncutils.store import Store
+from ncutils.training import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+SMALL = {"epochs": 12, "width": 4}
+
+
+def papermill(chapter, out, *options, **parameters):
+    """The README's command, in a process of its own."""
+    command = [str(Path(sys.executable).with_name("papermill")), str(chapter), str(out), *options]
+    for name, value in parameters.items():
+        command += ["-p", name, str(value)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def text_of(path):
+    found = []
+    for output in outputs(path):
+        data = output.get("data", {})
+        found += [output.get("text", ""), data.get("text/markdown", ""), data.get("text/html", "")]
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
+    done = papermill(chapter, tmp_path / "out.ipynb", **SMALL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = outputs(tmp_path / "out.ipynb")
+    assert sum("image/svg+xml" in o.get("data", {}) for o in found) >= 3
+    # no debris: no progress bar, no warning, nothing on stderr
+    assert not [o for o in found if o.output_type == "stream" and o.name == "stderr"]
+    assert not [o for o in found if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    text = text_of(tmp_path / "out.ipynb")
+    assert not re.search(r"\d(it|epoch|run)/s|\d%\|", text) and str(ROOT) not in text
+    assert all(h.run.epochs == 12 and h.run.width == 4 for h in Store().histories())
+
+
+def test_chapter_03_trains_the_six_optimizers_once(tmp_path):
+    chapter = ROOT / "chapters" / "03_adamw.ipynb"
+    assert papermill(chapter, tmp_path / "a.ipynb", wd=5, **SMALL).returncode == 0
+    histories = {h.run.optimizer: h for h in Store().histories()}
+    assert set(histories) == {"SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"}
+    assert histories["AdamW"].run.decoupled_wd == histories["Adam"].run.coupled_wd == 5
+    finished = {name: h.info["finished"] for name, h in histories.items()}
+    assert papermill(chapter, tmp_path / "b.ipynb", wd=5, **SMALL).returncode == 0
+    assert finished == {h.run.optimizer: h.info["finished"] for h in Store().histories()}
+    assert "Profile default: resnet9, width 4, digits, 1,437 training images, 12 epochs. Seed 0. 6 runs" in "\n".join(
+        o["data"]["image/svg+xml"] for o in outputs(tmp_path / "b.ipynb") if "image/svg+xml" in o.get("data", {})
+    )
+
+
+def test_chapter_03_shows_shipped_fashionmnist_without_data(tmp_path, monkeypatch):
+    """The laptop profile renders from results/ on a machine that has no FashionMNIST."""
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path / "nothing"))
+    parameters = ROOT / "params" / "laptop" / "03_adamw.yaml"
+    done = papermill(ROOT / "chapters" / "03_adamw.ipynb", tmp_path / "out.ipynb", "-f", str(parameters))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list((tmp_path / "runs").glob("*.parquet"))
+    claims = dict(re.findall(r"- (\w+) takes NC0 from [\d.]+ to ([\d.e-]+)", text_of(tmp_path / "out.ipynb")))
+    assert float(claims["Adam"]) < 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"wdd": 5}, "ValueError: unknown parameter 'wdd': did you mean 'wd'? this chapter takes"),
+        ({"wd": -1}, "ValueError: wd = -1 is not allowed: it must be greater than or equal to 0"),
+        ({"momentum": 1}, "ValueError: momentum = 1 is not allowed: it must be less than 1"),
+        ({"dataset": "cifar"}, "ValueError: dataset = 'cifar' is not known: use one of digits"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters, sentence, tmp_path):
+    done = papermill(ROOT / "chapters" / "03_adamw.ipynb", tmp_path / "out.ipynb", **parameters)
+    assert done.returncode != 0 and sentence in done.stderr
+    assert not Store().histories()
+
+
+def test_check_parameters_knows_only_papermills_cell():
+    declared = 'width = 8\nlr = 0.1\nwd_sweep = {}\nprofile = "default"'
+    check_parameters(["", declared, "# Parameters\nlr = 0.2\n", "typo = 3"])
+    check_parameters(["", declared, "widht = 3"])  # a reader's own variable
+    with pytest.raises(ValueError, match="unknown parameter 'widht': did you mean 'width'"):
+        check_parameters(["", declared, "# Parameters\nwidht = 3\n"])
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("profile", ["quick", "laptop", "paper"])
+def test_every_chapter_has_a_file_of_known_parameters_in_each_profile(chapter, profile):
+    cells = nbformat.read(chapter, as_version=4).cells
+    declaring = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    given = yaml.safe_load((ROOT / "params" / profile / f"{chapter.stem}.yaml").read_text())
+    assert given["profile"] == profile
+    check_parameters([declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())])
+    Run(**{name: value for name, value in given.items() if name in Run.model_fields})
+
+
+def test_paper_profile_is_the_papers_setting():
+    from ncutils.published import TABLE1_SETTING
+
+    given = yaml.safe_load((ROOT / "params" / "paper" / "03_adamw.yaml").read_text())
+    for name in ("dataset", "width", "epochs", "momentum", "wd", "lr_sgd"):
+        assert given[name] == TABLE1_SETTING[name]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+def test_chapters_are_kept_without_outputs(chapter):
+    notebook = json.loads(chapter.read_text())
+    assert all(not c.get("outputs") and c.get("execution_count") is None for c in notebook["cells"])
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_toc_names_every_chapter():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
+    assert {f"chapters/{c.stem}" for c in CHAPTERS} <= files
+    assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)

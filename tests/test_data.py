@@ -1,0 +1,112 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ncutils import data
+
+
+def test_digits_are_whole_balanced_and_standardised():
+    digits = data.load("digits")
+    assert digits.train_images.shape == (1437, 1, 8, 8) and digits.test_images.shape == (360, 1, 8, 8)
+    assert digits.n_classes == 10 and set(digits.train_labels.tolist()) == set(range(10))
+    assert digits.train_images.mean().abs() < 1e-5 and abs(digits.train_images.std() - 1) < 1e-4
+    train, test = data.splits("digits")
+    both = np.concatenate([train.images(np.arange(1437)), test.images(np.arange(360))]).reshape(1797, -1)
+    from sklearn.datasets import load_digits
+
+    assert sorted(map(tuple, both)) == sorted(map(tuple, load_digits().data))  # each image once, none in both
+
+
+def test_separable_is_linearly_separable():
+    s = data.load("separable")
+    x, y = s.train_images.flatten(1).double(), s.train_labels
+    means = torch.stack([x[y == k].mean(0) for k in range(10)])
+    assert (torch.cdist(x, means).argmin(1) == y).all()  # nearest-mean classification is linear
+    assert torch.equal(data.load("separable").train_images, s.train_images)
+
+
+def test_balanced_subsets_are_nested():
+    labels = np.random.default_rng(0).integers(0, 7, 500)
+    order = data.balanced_order(labels)
+    assert sorted(order) == list(range(500))
+    for n in (7, 70, 140):
+        assert (np.bincount(labels[order[:n]]) == n // 7).all()
+    assert set(data.balanced_order(labels)[:35]) <= set(order[:70])
+
+
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_idx_files_are_read_as_they_are(real_data, name):
+    dataset = data.load(name, n_train=1000, n_test=500)
+    assert dataset.train_images.shape == (1000, 1, 32, 32) and dataset.n_classes == 10
+    assert torch.bincount(dataset.train_labels).tolist() == [100] * 10
+    assert len(data.splits(name)[0].labels) == 60_000 and len(data.splits(name)[1].labels) == 10_000
+    # the first image of the file, read by hand: 16 bytes of header, then 28 x 28 pixels
+    raw = next((Path(real_data) / name / "raw").glob("train-images-idx3-ubyte"))
+    pixels = np.frombuffer(raw.read_bytes()[16 : 16 + 784], dtype=np.uint8).reshape(28, 28)
+    first = data.splits(name)[0].images(np.array([0]))[0, 0]
+    assert (first[2:30, 2:30] == pixels).all() and first[:2].sum() == first[:, 30:].sum() == 0
+
+
+def test_cifar10_copy_is_a_folder_of_class_folders(real_data, tmp_path, monkeypatch):
+    archive = Path(real_data) / "cifar10-jpeg.zip"
+    if not archive.exists():
+        pytest.skip(f"needs {archive.name} under NCUTILS_DATA")
+    with zipfile.ZipFile(archive) as z:
+        members = [m for m in z.namelist() if m.endswith(("0000.jpg", "0001.jpg"))]
+        z.extractall(tmp_path / "cifar10-jpeg", members)
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    cifar = data.load("cifar10-jpeg")
+    assert cifar.train_images.shape[1:] == (3, 32, 32) and cifar.n_classes == 10
+    assert cifar.train_images.is_contiguous(memory_format=torch.channels_last)
+
+
+def make_folder(root, sizes=((8, 8),), classes=("cat", "dog")):
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for c in classes:
+            (root / split / c).mkdir(parents=True)
+            for i in range(4):
+                size = sizes[i % len(sizes)]
+                Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(root / split / c / f"{i}.png")
+
+
+def test_folder(tmp_path, monkeypatch):
+    make_folder(tmp_path / "pets")
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    pets = data.load("pets", n_train=4)
+    assert pets.train_images.shape == (4, 3, 8, 8) and pets.train_labels.tolist() == [0, 1, 0, 1]
+    assert len(pets.test_labels) == 8
+
+
+def test_bad_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "mixed", sizes=((8, 8), (9, 8)))
+    with pytest.raises(ValueError, match="1.png has 8 x 9 pixels, others have 8 x 8; all images must have one size"):
+        data.load("mixed")
+    make_folder(tmp_path / "corrupt")
+    (tmp_path / "corrupt/train/cat/2.png").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match="2.png is not a readable image"):
+        data.load("corrupt")
+    make_folder(tmp_path / "empty")
+    (tmp_path / "empty/test/bird").mkdir()
+    with pytest.raises(ValueError, match="bird holds no image"):
+        data.load("empty")
+    make_folder(tmp_path / "single", classes=("cat",))
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        data.load("single")
+    with pytest.raises(ValueError, match="dataset = 'mnist' is not known: use one of digits, MNIST, FashionMNIST"):
+        data.load("mnist")
+
+
+def test_missing_download_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    from torchvision.datasets import FashionMNIST
+
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    with pytest.raises(FileNotFoundError, match="dataset = 'FashionMNIST' is not in .* could not be downloaded") as error:
+        data.load("FashionMNIST")
+    assert "NCUTILS_DATA" in str(error.value) and "\n" not in str(error.value)

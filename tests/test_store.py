@@ -1,0 +1,119 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncutils import sweeps
+from ncutils.__main__ import main
+from ncutils.store import Store, table, write
+from ncutils.sweeps import train_all
+from ncutils.training import Run, train
+
+QUICK = {"epochs": 2, "width": 2, "measure": "ends"}
+
+
+def same(a, b):
+    pd.testing.assert_frame_equal(a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True)
+    assert np.array_equal(a.grams, b.grams) and a.run == b.run and a.info == b.info
+
+
+def test_round_trip():
+    history = train(Run(**QUICK))
+    store = Store()
+    assert store.get(history.run) is None and history.run not in store
+    store.put(history)
+    same(Store().get(history.run), history)
+    assert history.run in Store()
+    assert [p.name for p in store.folder.iterdir()] == [f"{history.run.hash}.parquet"]  # no temporary left
+
+
+def test_shipped_runs_read_as_if_they_were_local(tmp_path):
+    histories = [train(Run(seed=s, **QUICK)) for s in range(3)]
+    (tmp_path / "results").mkdir()
+    write(histories, tmp_path / "results" / "many.parquet")
+    store = Store()
+    for history in histories:
+        same(store.get(history.run), history)
+    store.put(histories[1])
+    assert len(store.histories()) == 3
+
+
+def test_train_all_trains_each_run_once(monkeypatch):
+    runs = [Run.named("Adam", 0, lr=0.001, **QUICK), Run.named("AdamW", 0, lr=0.001, **QUICK), Run(seed=1, **QUICK)]
+    histories = train_all(runs, workers=2)
+    assert [h.run for h in histories] == runs
+    assert len(Store().histories()) == 2  # Adam and AdamW at wd 0 are one run
+    monkeypatch.setattr(sweeps, "train", None)  # whoever trains now fails
+    for first, again in zip(histories, train_all(runs, workers=2)):
+        same(first, again)
+
+
+def test_a_worker_gives_what_this_process_gives():
+    run = Run(**QUICK)
+    in_worker = next(h for h in train_all([run, Run(seed=1, **QUICK)], workers=2) if h.run == run)
+    assert in_worker.frame["nc0"].tolist() == train(run).frame["nc0"].tolist()
+
+
+def test_a_failing_run_leaves_the_finished_ones():
+    with pytest.raises(ValueError, match="batch_size = 128 is not allowed with 129 training images"):
+        train_all([Run(**QUICK), Run(n_train=129, **QUICK)], workers=1)
+    assert Run(**QUICK) in Store()
+
+
+def test_unreadable_file_is_named_and_left_out():
+    store = Store()
+    store.put(train(Run(**QUICK)))
+    path = store.folder / f"{Run(**QUICK).hash}.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match=f"{path.name} is not a readable store file"):
+        assert store.get(Run(**QUICK)) is None
+    pd.DataFrame({"x": [1]}).to_parquet(store.folder / "foreign.parquet")
+    with pytest.warns(UserWarning, match="foreign.parquet"):
+        assert store.histories() == []
+
+
+def test_runs_as_csv(capsys):
+    train_all([Run.named("AdamW", 5, lr=0.001, **QUICK), Run.named("Adam", 0.05, lr=0.001, **QUICK)], workers=1)
+    assert main(["runs", "--csv"]) == 0
+    listed = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(listed) == 2 and {"run", "rule", "coupled_wd", "decoupled_wd", "nc0", "nc3", "train_acc"} <= set(listed)
+    row = listed[listed["decoupled_wd"] == 5].iloc[0]
+    assert row["optimizer"] == "AdamW" and row["lr"] == 0.001
+    assert row["nc0"] == pytest.approx(Store().get(Run.named("AdamW", 5, lr=0.001, **QUICK)).final["nc0"])
+    assert main(["runs", "--where", "rule=adam", "coupled_wd=0.05"]) == 0
+    assert capsys.readouterr().out.count("Adam") == 1
+
+
+def test_pack(tmp_path, capsys):
+    histories = train_all([Run(seed=s, **QUICK) for s in range(2)], workers=1)
+    assert main(["pack", str(tmp_path / "results" / "two.parquet"), "--where", "dataset=digits"]) == 0
+    assert "2 runs in" in capsys.readouterr().out
+    elsewhere = Store(tmp_path / "empty", shipped=tmp_path / "results")
+    same(elsewhere.get(histories[0].run), histories[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["--where", "wdth=8"], "unknown field 'wdth'"), (["--where", "dataset"], "FIELD=VALUE")],
+)
+def test_cli_errors_are_one_line(arguments, sentence, capsys):
+    assert main(["runs", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_shipped_runs_are_listed_by_the_module():
+    """The store that a newcomer has: nothing local, the laptop profile's runs of chapter 03."""
+    command = [sys.executable, "-m", "ncutils", "runs", "--csv", "--where", "dataset=FashionMNIST"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    listed = pd.read_csv(io.StringIO(done.stdout))
+    assert set(listed["optimizer"]) == {"SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"}
+    assert listed["run"].is_unique and listed["seed"].nunique() == 3
+
+
+def test_table_keeps_the_initial_and_the_final_rate():
+    row = table([train(Run(lr=0.1, epochs=3, width=2))]).iloc[0]
+    assert row["lr"] == 0.1 and row["final_lr"] == pytest.approx(0.001)
