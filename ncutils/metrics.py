@@ -95,7 +95,8 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     """
     p = features.shape[1]
     sums = torch.zeros(n_classes, p, dtype=torch.float64, device=features.device)
-    for h, y in _chunks(features, labels):
+    rows = _rows(p)
+    for h, y in zip(features.detach().split(rows), labels.to(torch.int64).split(rows)):
         sums.index_add_(0, y, h.double())
     counts = torch.bincount(labels, minlength=n_classes)
     if (counts == 0).any():
@@ -134,51 +135,58 @@ def _check(features, labels, weight, bias) -> None:
         raise ValueError("features, labels, weight and bias must be on one device")
 
 
-def _chunks(features, labels):
-    """Pieces of rows, in float32 or float64."""
-    rows = max(64, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * features.shape[1])))
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    for h, y in zip(features.detach().split(rows), labels.split(rows)):
-        yield h.to(dtype), y.to(torch.int64)
+def _rows(p: int) -> int:
+    return max(64, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * p)))
 
 
-def _whitening(centred, scale, dtype):
-    """Square root of Sigma_B^+ / K: V / s [p, r], from the thin SVD M^T = U diag(s) V^T cut at the true rank r.
+def _working_dtype(features):
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _between_class_svd(centred, scale, dtype):
+    """Thin SVD M^T = U diag(s) V^T -> (U [K, r], s [r], V^T [r, p]), cut at the true rank r.
 
     Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
     under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
     """
-    _, s, vt = torch.linalg.svd(centred, full_matrices=False)
-    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    rank = min(int((s > 4 * eps * scale).sum()), len(centred) - 1)
-    return vt[:rank].T / s[:rank]
+    u, s, vt = torch.linalg.svd(centred, full_matrices=False)
+    rank = min(int((s > 4 * torch.finfo(dtype).eps * scale).sum()), len(centred) - 1)
+    return u[:, :rank], s[:rank], vt[:rank]
 
 
 def _within_class_pass(features, labels, means, w, bias):
     """NC1 and NC4 in one pass over the features.
 
-    Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With Sigma_B^+ / K = A A^T, NC1 is
-    the mean of ||A^T d||^2. NC4 compares argmax_k of W h + b with argmin_k of
-    ||h - mu_k||^2 = ||d||^2 + 2 d.(mu_y - mu_k) + ||mu_y - mu_k||^2.
+    Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With M^T = U diag(s) V^T and
+    a = V^T d / s, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of
+    ||h - mu_k||^2 = ||d||^2 + 2 d.(mu_y - mu_k) + ||mu_y - mu_k||^2, where M^T d = U diag(s^2) a.
     """
+    dtype, rows, (n, p) = _working_dtype(features), _rows(features.shape[1]), features.shape
     centred = means - means.mean(0)
-    n_classes = len(means)
-    whitening = _whitening(centred, means.norm(), features.dtype)
-    rank = whitening.shape[1]
+    u, s, vt = _between_class_svd(centred, means.norm(), dtype)
+    rank = len(s)
     logits_of_means = means @ w.T + (0 if bias is None else bias.detach().double())
     distances = torch.cdist(centred, centred, compute_mode="donot_use_mm_for_euclid_dist").square()
-    projection = torch.cat([whitening, w.T, centred.T], dim=1)
+    projection = torch.cat([vt / s[:, None], w]).T.to(dtype)
+    projection = torch.nn.functional.pad(projection, (0, -projection.shape[1] % 4))  # a multiple of 4 multiplies faster
+    mu, to_means = means.to(dtype), (u * s**2).T.to(dtype)
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
     agree = torch.zeros((), dtype=torch.int64, device=means.device)
-    for h, y in _chunks(features, labels):
-        d = h - means.to(h.dtype)[y]
-        a, d_w, d_m = (d @ projection.to(h.dtype)).double().split([rank, n_classes, n_classes], dim=1)
-        spread += a.square().sum()
-        decision = (d_w + logits_of_means[y]).argmax(1)
-        nearest = (distances[y] - 2 * d_m).argmin(1)
+    deviation = torch.empty(min(rows, n), p, dtype=dtype, device=means.device)
+    projected = torch.empty(min(16 * rows, n), projection.shape[1], dtype=dtype, device=means.device)
+    for h, y in zip(features.detach().split(16 * rows), labels.to(torch.int64).split(16 * rows)):
+        for h_part, y_part, out in zip(h.split(rows), y.split(rows), projected.split(rows)):
+            d = deviation[: len(h_part)]
+            torch.index_select(mu, 0, y_part, out=d)
+            torch.sub(h_part, d, out=d)
+            torch.mm(d, projection, out=out[: len(h_part)])
+        a, d_w = projected[: len(h), :rank], projected[: len(h), rank : rank + len(w)]
+        spread += a.square().sum(dtype=torch.float64)
+        decision = (logits_of_means[y] + d_w).argmax(1)
+        nearest = (distances[y] - 2 * (a @ to_means)).argmin(1)
         agree += (decision == nearest).sum()
-    return spread / len(labels) if rank else math.nan, agree.double() / len(labels)
+    return spread / n if rank else math.nan, agree.double() / n
 
 
 def _distance_to_etf(rows, etf):
