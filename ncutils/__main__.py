@@ -22,7 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     pack.add_argument("file", type=Path, help="for example results/03_adamw_FashionMNIST.parquet")
     for command in (runs, pack):
         command.add_argument(
-            "--where", nargs="*", default=[], metavar="FIELD=VALUE", help="only runs with, say, dataset=digits epochs=200"
+            "--where",
+            nargs="*",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="only runs with, say, dataset=digits epochs=200",
         )
     options = parser.parse_args(arguments)
     try:

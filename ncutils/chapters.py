@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 
 
 def check_parameters(cells: list[str]) -> None:
@@ -12,7 +13,7 @@ def check_parameters(cells: list[str]) -> None:
     `cells` is IPython's `In`: the source of the cells executed so far. papermill puts what it was given into a cell of
     its own, headed "# Parameters", after the cell that declares the chapter's parameters with their defaults.
     """
-    for declaring, cell in zip(cells, cells[1:]):
+    for declaring, cell in itertools.pairwise(cells):
         if not cell.startswith("# Parameters"):
             continue
         declared = _assigned(declaring)

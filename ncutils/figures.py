@@ -38,6 +38,7 @@ def set_style() -> None:
 
 def caption(histories: list[History], profile: str) -> str:
     """What a figure rests on: profile, networks, data, epochs, seeds, how many runs and how many fall to the filter."""
+    histories = list({h.run: h for h in histories}.values())  # at wd 0, Adam and AdamW share a run
     runs = [h.run for h in histories]
     seeds = sorted({r.seed for r in runs})
     n = sorted({h.info["n_train"] for h in histories})
@@ -141,7 +142,9 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
             change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in histories])
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
             row[column.upper(), "here"] = f"{final.mean():.3g}{spread} ({_percent(change)})"
-            row[column.upper(), "paper"] = f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):g}"
+            row[column.upper(), "paper"] = (
+                f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):g}"
+            )
         accuracy = np.mean([h.final["train_acc"] for h in histories])
         row["training accuracy", "here"] = f"{accuracy:.1%}" + ("" if all(h.valid for h in histories) else " (dropped)")
         rows[label] = row
@@ -197,7 +200,12 @@ def _handles(groups: Groups, solid: bool = False) -> list[Line2D]:
 
 def _finish(figure, handles, groups: Groups, profile: str) -> None:
     """Legend on top, caption underneath."""
-    figure.legend(handles=handles, loc="outside upper center", ncols=4 if len(handles) > 4 and len(figure.axes) < 4 else len(handles), frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=4 if len(handles) > 4 and len(figure.axes) < 4 else len(handles),
+        frameon=False,
+    )
     text = caption([h for histories in groups.values() for h in histories], profile)
     figure.text(0.5, -0.02, text, ha="center", va="top", fontsize=8, color="0.35", wrap=True)
 

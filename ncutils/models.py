@@ -81,7 +81,11 @@ def mlp(width: int, channels: int, image_size: int, n_classes: int) -> Classifie
     """Two hidden ReLU layers of 8 width units, no BatchNorm."""
     p = 8 * width
     features = nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * image_size**2, p), nn.ReLU(inplace=True), nn.Linear(p, p), nn.ReLU(inplace=True)
+        nn.Flatten(),
+        nn.Linear(channels * image_size**2, p),
+        nn.ReLU(inplace=True),
+        nn.Linear(p, p),
+        nn.ReLU(inplace=True),
     )
     return Classifier(features, p, n_classes)
 

@@ -24,7 +24,7 @@ def papermill(chapter, out, *options, **parameters):
     command = [str(Path(sys.executable).with_name("papermill")), str(chapter), str(out), *options]
     for name, value in parameters.items():
         command += ["-p", name, str(value)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def outputs(path):

@@ -107,6 +107,8 @@ def test_missing_download_is_one_sentence(tmp_path, monkeypatch):
     from torchvision.datasets import FashionMNIST
 
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
-    with pytest.raises(FileNotFoundError, match="dataset = 'FashionMNIST' is not in .* could not be downloaded") as error:
+    with pytest.raises(
+        FileNotFoundError, match="dataset = 'FashionMNIST' is not in .* could not be downloaded"
+    ) as error:
         data.load("FashionMNIST")
     assert "NCUTILS_DATA" in str(error.value) and "\n" not in str(error.value)

@@ -76,7 +76,9 @@ def problems(draw):
 @given(problems())
 def test_float64_matches_the_transcription(problem):
     h, y, w, b = problem
-    got = nc_metrics(torch.from_numpy(h), torch.from_numpy(y), torch.from_numpy(w), b if b is None else torch.from_numpy(b))
+    got = nc_metrics(
+        torch.from_numpy(h), torch.from_numpy(y), torch.from_numpy(w), b if b is None else torch.from_numpy(b)
+    )
     expected = transcription(h, y, w, b)
     assert tuple(got) == KEYS
     mu = np.stack([h[y == k].mean(0) for k in range(len(w))])
