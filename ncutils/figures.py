@@ -203,7 +203,7 @@ def _finish(figure, handles, groups: Groups, profile: str) -> None:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=4 if len(handles) > 4 and len(figure.axes) < 4 else len(handles),
+        ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
         frameon=False,
     )
     text = caption([h for histories in groups.values() for h in histories], profile)

@@ -1,6 +1,8 @@
 """nc_metrics against a float64 transcription of appendix B's definitions, p x p matrices and pseudo-inverse included."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -242,3 +244,23 @@ def test_bad_input_is_refused_in_one_sentence(arguments, sentence):
 def test_unknown_normalisation():
     with pytest.raises(ValueError, match="normalisation = 'raw' is not allowed: use 'reported' or 'formula'"):
         nc_metrics(H, Y, W, normalisation="raw")
+
+
+MEMORY = """
+import resource, torch
+from ncutils.metrics import nc_metrics
+N, p, K = {shape}
+h, y, w = torch.randn(N, p), torch.arange(N) % K, torch.randn(K, p)
+nc_metrics(h[: 4 * K], y[: 4 * K], w)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+nc_metrics(h, y, w)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(("shape", "allowed"), [((200_000, 256, 10), 60), ((400, 12_000, 3), 60)])
+def test_memory_beyond_the_features(shape, allowed):
+    """MB on top of 205 MB of features; and with p = 12,000, where a p x p matrix would take 1,150 MB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY.format(shape=shape)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < allowed
