@@ -133,20 +133,24 @@ def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", 
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
-    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's."""
+    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
+
+    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so.
+    """
     rows = {}
     for label, histories in groups.items():
+        valid = [h for h in histories if h.valid]
         row = {}
         for column in columns:
-            final = np.array([h.final[column] for h in histories])
-            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in histories])
+            final = np.array([h.final[column] for h in valid or histories])
+            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in valid or histories])
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
-            row[column.upper(), "here"] = f"{final.mean():.3g}{spread} ({_percent(change)})"
-            row[column.upper(), "paper"] = (
-                f"{published_values.get(label.split(' ')[0], {}).get(column, float('nan')):g}"
-            )
-        accuracy = np.mean([h.final["train_acc"] for h in histories])
-        row["training accuracy", "here"] = f"{accuracy:.1%}" + ("" if all(h.valid for h in histories) else " (dropped)")
+            value = f"{final.mean():.3g}{spread} ({_percent(change)})" if np.isfinite(final).all() else "undefined"
+            row[LABELS[column], "here"] = value
+            row[LABELS[column], "paper"] = f"{published_values.get(label, {}).get(column, float('nan')):g}"
+        accuracy = np.mean([h.final["train_acc"] for h in valid or histories])
+        dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
+        row["training accuracy", "here"] = f"{accuracy:.1%}{dropped}"
         rows[label] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -262,5 +262,7 @@ print(peak() - before)
 @pytest.mark.parametrize(("shape", "allowed"), [((200_000, 256, 10), 60), ((400, 12_000, 3), 60)])
 def test_memory_beyond_the_features(shape, allowed):
     """MB on top of 205 MB of features; and with p = 12,000, where a p x p matrix would take 1,150 MB."""
-    done = subprocess.run([sys.executable, "-c", MEMORY.format(shape=shape)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY.format(shape=shape)], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < allowed
