@@ -1,11 +1,15 @@
-"""Closed forms of the paper's section 3, in float64 numpy."""
+"""Closed forms and simulators of the paper's theorems, in numpy.
+
+alpha = ||W^T 1||_2^2 / K = NC0^2 / K throughout (the appendix's definition). Hyper-parameters may be arrays: they
+broadcast, time comes first in what is returned, and a whole grid is one call.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def nc0_law(lr, wd: float, momentum: float = 0.0, coupled: bool = True) -> np.ndarray:
+def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:
     """Exact NC0 of SGD (coupled) or SGDW (decoupled) with momentum, relative to its initial value.
 
     The rows of the cross-entropy gradient of W sum to zero (Lemma E.4), so that s = W^T 1 moves by weight decay alone,
@@ -14,31 +18,199 @@ def nc0_law(lr, wd: float, momentum: float = 0.0, coupled: bool = True) -> np.nd
         decoupled  s <- (1 - lr wd) s
     The theorem bounds this from above; here it is iterated as it stands.
 
-    Arguments: lr, the learning rate of each step [T] (see `training.lr_per_step`); wd >= 0; momentum in [0, 1).
-    Returns s_t / s_0 [T + 1], starting with 1 and signed: |s_t| / |s_0| is NC0_t / NC0_0.
+    Arguments: lr, the learning rate of each step [T] (see `training.lr_per_step`) or [T, ...]; wd >= 0; momentum in
+    [0, 1). Returns s_t / s_0 [T + 1, ...], starting with 1 and signed: |s_t| / |s_0| is NC0_t / NC0_0.
     """
     lr = np.asarray(lr, dtype=np.float64)
-    if lr.ndim != 1 or lr.size == 0 or not (lr >= 0).all():
+    if lr.ndim < 1 or lr.size == 0 or not (lr >= 0).all():
         raise ValueError("lr must hold the learning rate of each step: at least one, none negative")
-    if not wd >= 0:
-        raise ValueError(f"wd = {wd!r} is not allowed: weight decay must be 0 or more")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum!r} is not allowed: it must lie in [0, 1)")
+    wd, momentum = _decay(wd), _momentum(momentum)
+    shape = np.broadcast_shapes(lr.shape[1:], wd.shape, momentum.shape)
+    lr = lr.reshape(len(lr), *(1,) * (len(shape) - lr.ndim + 1), *lr.shape[1:])
     if not coupled:
-        return np.concatenate([[1.0], np.cumprod(1 - lr * wd)])
-    s, v = 1.0, 0.0
-    law = np.ones(lr.size + 1)
-    for t, step in enumerate(lr.tolist()):
+        return np.cumprod(
+            np.concatenate([np.ones((1, *shape)), np.broadcast_to(1 - lr * wd, (len(lr), *shape))]), axis=0
+        )
+    law = np.ones((len(lr) + 1, *shape))
+    if shape == ():  # plain numbers are ten times faster than arrays of none
+        s, v, wd, momentum, lr = 1.0, 0.0, float(wd), float(momentum), lr.tolist()
+    else:
+        s, v = np.ones(shape), np.zeros(shape)
+    for t, step in enumerate(lr):
         v = momentum * v + wd * s
-        s -= step * v
+        s = s - step * v
         law[t + 1] = s
     return law
 
 
+def roots(lr, wd, momentum) -> tuple[np.ndarray, np.ndarray]:
+    """Roots r1, r2 (complex, |r1| >= |r2|) of r^2 - (1 + beta - lr wd) r + beta = 0.
+
+    For a constant lr the coupled law is s_t / s_0 = A r1^t + (1 - A) r2^t with A = ((1 - lr wd) - r2) / (r1 - r2).
+    They are real, and s decays without oscillating, up to lr wd = (1 - sqrt(beta))^2 (`critical_decay`); past it both
+    have modulus sqrt(beta), whatever wd is.
+    """
+    lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
+    half = (1 + momentum - lr * wd) / 2
+    offset = np.sqrt((half**2 - momentum).astype(complex))
+    r1, r2 = half + offset, half - offset
+    swap = np.abs(r2) > np.abs(r1)
+    return np.where(swap, r2, r1), np.where(swap, r1, r2)
+
+
+def critical_decay(lr, momentum) -> np.ndarray:
+    """The weight decay past which more decay no longer speeds NC0 up: wd = (1 - sqrt(beta))^2 / lr."""
+    return (1 - np.sqrt(_momentum(momentum))) ** 2 / _rate(lr)
+
+
+def alpha_rate(lr, wd, momentum) -> np.ndarray:
+    """Asymptotic decay of alpha per step, -2 log|r1|: about 2 lr wd / (1 - beta) while lr wd is small."""
+    return -2 * np.log(np.abs(roots(lr, wd, momentum)[0]))
+
+
+def theorem31_bound(lr, wd, momentum, steps: int) -> np.ndarray:
+    """Theorem 3.1's bound on alpha_t / alpha_0 [steps + 1, ...] without its constant C and its additive O(lr).
+
+    exp(-lr wd t / log(1/beta)) for beta > 0, (1 - lr wd)^t for beta = 0. The theorem assumes 2 wd / log(1/beta) < 1.
+    """
+    lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
+    t = _steps(steps, np.broadcast_shapes(lr.shape, wd.shape, momentum.shape))
+    with np.errstate(divide="ignore"):
+        rate = np.where(momentum > 0, lr * wd / -np.log(momentum), -np.log1p(-np.minimum(lr * wd, 1)))
+    return np.exp(-rate * t)
+
+
+def lemma_e6(decay, momentum, t) -> np.ndarray:
+    """Lemma E.6's solution of alpha' = -decay * integral of beta^(t - tau) alpha(tau) dtau, alpha(0) = 1, at times t."""
+    decay, momentum = np.asarray(decay, dtype=np.float64), _momentum(momentum)
+    if not ((momentum > 0).all() and (decay > 0).all()):
+        raise ValueError("decay and momentum must be positive for Lemma E.6")
+    log_beta = np.log(momentum)
+    root = np.sqrt((log_beta**2 - 4 * decay).astype(complex))
+    r1, r2 = (log_beta + root) / 2, (log_beta - root) / 2
+    t = np.asarray(t, dtype=np.float64)
+    return ((r2 * np.exp(r1 * t) - r1 * np.exp(r2 * t)) / (r2 - r1)).real
+
+
+def signgd(K, wd, lr, steps: int, coupled: bool, dtype=None) -> np.ndarray:
+    """alpha [steps + 1, ...] of SignGD on the UFM of Theorems 3.3 and 3.4: H = M*, N = K, W_0 = 0.
+
+    In exact arithmetic (dtype=None) W keeps the form W_jj = a, W_jk = -b, with logits that differ by
+    z = (a + b) / sqrt(K - 1), off-diagonal gradient g = 1 / (sqrt(K - 1) (e^z + K - 1)) and diagonal gradient
+    -(K - 1) g. So two numbers are enough:
+        coupled    a <- a + lr sign((K - 1) g - wd a),   b <- b + lr sign(g - wd b)
+        decoupled  a <- (1 - lr wd) a + lr,              b <- (1 - lr wd) b + lr
+    and alpha = (a - (K - 1) b)^2. With dtype np.float32 or np.float64 the K x K matrices themselves are iterated in
+    that precision (K one number): once the softmax underflows, sign(0) = 0 and W stops short of Theorem 3.3's limit.
+    """
+    K, wd, lr = _classes(K), _decay(wd), _rate(lr)
+    shape = np.broadcast_shapes(K.shape, wd.shape, lr.shape)
+    alpha = np.zeros((_count(steps) + 1, *shape))
+    if dtype is not None:
+        return _signgd_matrices(int(K), wd, lr, alpha, coupled, np.dtype(dtype))
+    root = np.sqrt(K - 1.0)
+    a, b = np.zeros(shape), np.zeros(shape)
+    for t in range(steps):
+        if coupled:
+            small = np.exp(-(a + b) / root)
+            g = small / (1 + (K - 1) * small) / root
+            a, b = a + lr * np.sign((K - 1) * g - wd * a), b + lr * np.sign(g - wd * b)
+        else:
+            a, b = (1 - lr * wd) * a + lr, (1 - lr * wd) * b + lr
+        alpha[t + 1] = (a - (K - 1) * b) ** 2
+    return alpha
+
+
+def _signgd_matrices(K, wd, lr, alpha, coupled, dtype):
+    etf = ((np.eye(K) - 1 / K) / np.sqrt(K - 1)).astype(dtype)
+    w = np.zeros((*alpha.shape[1:], K, K), dtype)
+    wd, lr = (np.broadcast_to(x, alpha.shape[1:])[..., None, None].astype(dtype) for x in (wd, lr))
+    for t in range(len(alpha) - 1):
+        logits = w @ etf
+        s = np.exp(logits - logits.max(-2, keepdims=True))
+        gradient = (s / s.sum(-2, keepdims=True) - np.eye(K, dtype=dtype)) @ etf
+        w = w - lr * np.sign(gradient + wd * w) if coupled else (1 - lr * wd) * w - lr * np.sign(gradient)
+        alpha[t + 1] = (w.sum(-2, dtype=np.float64) ** 2).sum(-1) / K
+    return alpha
+
+
+def theorem33(K, wd, lr, steps: int) -> np.ndarray:
+    """Theorem 3.3's closed form of alpha under decoupled decay, ((K - 2) / wd)^2 (1 - (1 - lr wd)^t)^2 [steps + 1, ...]."""
+    K, wd, lr = _classes(K), _decay(wd), _rate(lr)
+    t = _steps(steps, np.broadcast_shapes(K.shape, wd.shape, lr.shape))
+    return signgdw_limit(K, wd) * (1 - (1 - lr * wd) ** t) ** 2
+
+
+def signgdw_limit(K, wd) -> np.ndarray:
+    """Theorem 3.3's limit of alpha, (K - 2)^2 / wd^2."""
+    K, wd = _classes(K), _decay(wd)
+    if not (wd > 0).all():
+        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha grows without limit")
+    return (K - 2.0) ** 2 / wd**2
+
+
+def t1(K, wd, lr, as_printed: bool = False) -> np.ndarray:
+    """The step at which alpha of SignGD with coupled decay turns from rising to falling (Theorem 3.4).
+
+    It solves g(T) = wd lr T with a = b = lr T: (1/sqrt(K-1)) / (exp(2 lr T / sqrt(K-1)) + K - 1) = wd lr T. The paper
+    prints 1 / (exp(2 lr T) + K - 1) = wd lr T (`as_printed`): both factors 1/sqrt(K-1) of H = M* are missing.
+    """
+    K, wd, lr = _classes(K), _decay(wd), _rate(lr)
+    if not (wd > 0).all():
+        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha never turns")
+    root = 1.0 if as_printed else np.sqrt(K - 1.0)
+    # with u = lr T the left side falls from 1 / (root K) and the right side rises from 0: bisection
+    low = np.zeros(np.broadcast_shapes(K.shape, wd.shape, lr.shape))
+    high = low + 1 / (root * K * wd)
+    for _ in range(100):
+        u = (low + high) / 2
+        with np.errstate(over="ignore"):
+            above = 1 / (root * (np.exp(2 * u / root) + K - 1)) > wd * u
+        low, high = np.where(above, u, low), np.where(above, high, u)
+    return (low + high) / 2 / lr
+
+
 def simplex_etf(K: int) -> np.ndarray:
     """K unit vectors in R^(K-1) with pairwise cosine -1/(K-1), the rows of the result [K, K-1]; they sum to zero."""
-    if K < 2:
-        raise ValueError(f"K = {K!r} is not allowed: a simplex needs K >= 2 vertices")
+    _classes(K)
     # rows of I - J/K lie in the (K-1)-dimensional complement of 1; the QR basis gives their coordinates there
     basis = np.linalg.qr(np.column_stack([np.ones(K), np.eye(K)[:, 1:]]))[0][:, 1:]
     return basis * np.sqrt(K / (K - 1))
+
+
+def _rate(lr) -> np.ndarray:
+    lr = np.asarray(lr, dtype=np.float64)
+    if not (lr > 0).all():
+        raise ValueError(f"lr = {lr} is not allowed: it must be greater than 0")
+    return lr
+
+
+def _decay(wd) -> np.ndarray:
+    wd = np.asarray(wd, dtype=np.float64)
+    if not (wd >= 0).all():
+        raise ValueError(f"wd = {wd} is not allowed: weight decay must be 0 or more")
+    return wd
+
+
+def _momentum(momentum) -> np.ndarray:
+    momentum = np.asarray(momentum, dtype=np.float64)
+    if not ((momentum >= 0) & (momentum < 1)).all():
+        raise ValueError(f"momentum = {momentum} is not allowed: it must lie in [0, 1)")
+    return momentum
+
+
+def _classes(K) -> np.ndarray:
+    K = np.asarray(K)
+    if not (np.issubdtype(K.dtype, np.integer) and (K >= 2).all()):
+        raise ValueError(f"K = {K} is not allowed: it must be an integer of 2 or more")
+    return K
+
+
+def _count(steps) -> int:
+    if not steps >= 1:
+        raise ValueError(f"steps = {steps} is not allowed: it must be 1 or more")
+    return int(steps)
+
+
+def _steps(steps, shape) -> np.ndarray:
+    return np.arange(_count(steps) + 1.0).reshape(-1, *(1,) * len(shape))

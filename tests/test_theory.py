@@ -70,12 +70,125 @@ def test_simplex(K):
     assert etf.shape == (K, K - 1) and np.allclose(etf @ etf.T, cosines) and np.allclose(etf.sum(0), 0)
 
 
+def test_a_grid_is_one_call():
+    lr = np.linspace(0.1, 0.01, 300)
+    wd, beta = np.array([0.0, 0.01, 0.3])[:, None], np.array([0.0, 0.5, 0.9, 0.98])
+    for coupled in (True, False):
+        grid = theory.nc0_law(lr, wd, beta, coupled)
+        assert grid.shape == (301, 3, 4)
+        for i in range(3):
+            for j in range(4):
+                one = theory.nc0_law(lr, wd[i, 0], beta[j], coupled)
+                assert np.allclose(grid[:, i, j], one, rtol=1e-12, atol=0)
+    rates = np.stack([lr, 2 * lr], axis=1)  # a schedule each
+    assert np.allclose(theory.nc0_law(rates, 0.1)[:, 1], theory.nc0_law(2 * lr, 0.1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(1e-3, 0.2), st.floats(1e-3, 0.5), st.floats(0.0, 0.97))
+def test_alpha_rate_and_the_critical_decay(lr, wd, beta):
+    r1, _ = theory.roots(lr, wd, beta)
+    if wd < 0.999 * theory.critical_decay(lr, beta):
+        assert abs(r1.imag) < 1e-12
+    elif 1.001 * theory.critical_decay(lr, beta) < wd < (1 + beta) / lr:
+        assert np.abs(r1) == pytest.approx(np.sqrt(beta), abs=1e-9)  # the same, whatever wd is
+
+
+def test_the_bound_is_a_factor_of_two_slow_where_it_holds():
+    """Notes: alpha decays at 2 lr wd / (1 - beta), the theorem claims lr wd / log(1/beta)."""
+    lr, wd = 1e-3, 1e-3
+    for beta in (0.5, 0.9, 0.98):
+        rate = theory.alpha_rate(lr, wd, beta)
+        assert rate == pytest.approx(2 * lr * wd / (1 - beta), rel=1e-2)
+        assert rate > 1.99 * lr * wd / np.log(1 / beta)
+        t = 20_000
+        alpha = theory.nc0_law(np.full(t, lr), wd, beta) ** 2
+        assert (alpha[100:] <= theory.theorem31_bound(lr, wd, beta, t)[100:]).all()
+
+
+def test_under_damped_the_exponential_is_37_orders_of_magnitude_off():
+    lr, wd, beta, t = 0.1, 0.01, 0.98, 3000
+    assert 2 * wd / np.log(1 / beta) < 1  # inside the theorem's hypotheses
+    assert lr * wd > (1 - np.sqrt(beta)) ** 2  # and past the critical decay
+    s = theory.nc0_law(np.full(t, lr), wd, beta)
+    scaled = s**2 / beta ** np.arange(t + 1.0)  # oscillates, does not decay: alpha goes like beta^t
+    assert scaled[-500:].max() == pytest.approx(scaled[1000:1500].max(), rel=0.05)
+    orders = np.log10(beta**t / theory.theorem31_bound(lr, wd, beta, t)[-1])
+    assert round(orders) == 37
+
+
+def test_lemma_e6_solves_its_equation():
+    decay, beta = 0.002, 0.9
+    t = np.linspace(0, 50, 20_001)
+    alpha, h = theory.lemma_e6(decay, beta, t), t[1]
+    kernel = beta ** (t[-1] - t)
+    integral = h * (kernel * alpha).sum() - h / 2 * (kernel[0] * alpha[0] + alpha[-1])
+    derivative = (alpha[-1] - alpha[-2]) / h
+    assert alpha[0] == 1 and derivative == pytest.approx(-decay * integral, rel=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 30), st.floats(0.02, 0.5), st.floats(1e-3, 2e-2))
+def test_t1_is_where_alpha_turns(K, wd, lr):
+    predicted = theory.t1(K, wd, lr)
+    if not 3 < predicted < 3000:
+        return
+    alpha = theory.signgd(K, wd, lr, int(predicted) + 20, coupled=True)
+    turned = int(np.argmax(np.diff(alpha) < 0))
+    assert turned - 1 <= predicted <= turned + 1e-6
+
+
+def test_t1_of_the_notes_and_of_the_paper():
+    for setting, measured, corrected, printed in (
+        ((10, 0.05, 0.01), 64, 63.3, 110),
+        ((10, 0.5, 0.001), 67, 66.4, 191),
+        ((20, 0.05, 0.01), 23, 22.8, 83),
+        ((4, 0.1, 0.01), 96, 95.8, 98),
+    ):
+        alpha = theory.signgd(*setting, 300, coupled=True)
+        assert np.argmax(np.diff(alpha) < 0) == measured
+        assert theory.t1(*setting) == pytest.approx(corrected, abs=0.05)
+        assert theory.t1(*setting, as_printed=True) == pytest.approx(printed, abs=0.6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 12), st.floats(0.02, 0.5), st.floats(0.01, 0.1), st.booleans())
+def test_two_numbers_are_the_matrix(K, wd, lr, coupled):
+    """The reduction to a and b against the K x K matrices in float64, while float64 resolves the gradient."""
+    steps = 150
+    reduced = theory.signgd(K, wd, lr, steps, coupled)
+    matrices = theory.signgd(K, wd, lr, steps, coupled, dtype=np.float64)
+    if coupled:  # a sign that rounding decides shifts the oscillation by a step: compare up to the turn
+        steps = min(steps, int(theory.t1(K, wd, lr)))
+    assert np.allclose(reduced[: steps + 1], matrices[: steps + 1], rtol=1e-9, atol=1e-12)
+
+
+def test_decoupled_signgd_ends_at_the_limit_unless_float32_underflows():
+    assert theory.signgdw_limit(10, 0.05) == pytest.approx(25_600)
+    closed = theory.theorem33(10, 0.05, 0.1, 4000)
+    assert np.allclose(theory.signgd(10, 0.05, 0.1, 4000, False), closed, rtol=1e-9)
+    assert closed[-1] == pytest.approx(25_600, rel=1e-3)
+    shares = [
+        theory.signgd(10, wd, 0.1, 20_000, False, dtype=np.float32)[-1] / theory.signgdw_limit(10, wd)
+        for wd in (0.05, 0.005)
+    ]
+    assert shares[0] == pytest.approx(0.9998, abs=3e-4) and shares[1] == pytest.approx(0.17, abs=0.01)
+
+
+def test_coupled_signgd_rises_falls_and_oscillates():
+    K, wd, lr = 10, 0.05, 0.01
+    alpha = theory.signgd(K, wd, lr, 20_000, coupled=True)
+    peak = int(theory.t1(K, wd, lr)) + 1
+    assert (np.diff(alpha[:peak]) > 0).all()
+    assert alpha[-1000:].max() < 4 * K**2 * lr**2 < alpha.max()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (([], 0.1), "lr must hold"),
         (([-0.1], 0.1), "lr must hold"),
-        (([0.1], -1), "wd = -1 is not allowed"),
+        (([0.1], -1), "wd = -1.0 is not allowed"),
         (([0.1], float("nan")), "wd = nan is not allowed"),
         (([0.1], 0.1, 1.0), "momentum = 1.0 is not allowed"),
     ],
@@ -83,6 +196,26 @@ def test_simplex(K):
 def test_bad_input(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         theory.nc0_law(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: theory.signgd(1, 0.1, 0.1, 5, True), "K = 1 is not allowed"),
+        (lambda: theory.signgd(10.5, 0.1, 0.1, 5, True), "K = 10.5 is not allowed"),
+        (lambda: theory.signgd(10, -0.1, 0.1, 5, True), "wd = -0.1 is not allowed"),
+        (lambda: theory.signgd(10, 0.1, 0, 5, True), "lr = 0.0 is not allowed"),
+        (lambda: theory.signgd(10, 0.1, 0.1, 0, True), "steps = 0 is not allowed"),
+        (lambda: theory.t1(10, 0, 0.1), "wd = 0.0 is not allowed"),
+        (lambda: theory.signgdw_limit(10, 0), "wd = 0.0 is not allowed"),
+        (lambda: theory.roots(0.1, 0.1, 1.0), "momentum = 1.0 is not allowed"),
+        (lambda: theory.lemma_e6(0.1, 0.0, 1.0), "decay and momentum must be positive"),
+    ],
+)
+def test_bad_input_of_the_theorems(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        call()
+    assert "\n" not in str(error.value)
 
 
 def test_simplex_of_one():
