@@ -229,7 +229,7 @@ def keep_freed_memory(keep: bool) -> None:
 
 
 def _train(run: Run, device: torch.device, progress: bool) -> History:
-    started, measuring = time.perf_counter(), 0.0
+    started = time.perf_counter()
     dataset = data.load(run.dataset, run.n_train, run.n_test, str(device))
     images, labels = dataset.train_images, dataset.train_labels
     n = len(labels)
@@ -252,7 +252,9 @@ def _train(run: Run, device: torch.device, progress: bool) -> History:
     )
     order = torch.Generator().manual_seed(run.seed)
     measured, schedule = set(measured_epochs(run)), lr_schedule(run)
+    start = time.perf_counter()
     rows = [{"epoch": 0, "step": 0, "lr": schedule[0], **_measure(model, dataset, run)}]
+    measuring = time.perf_counter() - start
     diverged = None
     with progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
         for epoch, lr in enumerate(schedule, start=1):
@@ -288,7 +290,7 @@ def _train(run: Run, device: torch.device, progress: bool) -> History:
 
 
 def _epoch(model, optimizer, images, labels, run, order) -> float:
-    """One pass over the training set; returns its summed loss, read back once so that a GPU never waits."""
+    """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
     model.train()
     permutation = torch.randperm(len(labels), generator=order).to(labels.device)
     total = torch.zeros((), device=labels.device)
