@@ -57,6 +57,14 @@ def transcription(h, y, w, b=None):
     }
 
 
+def ties(h, w, b, mu):
+    """Share of samples whose two nearest means, or two largest logits, differ by rounding only: NC4 may count them."""
+    logits = np.sort(h @ w.T + (0 if b is None else b), axis=1)
+    distances = np.sort(np.linalg.norm(h[:, None] - mu[None], axis=2) ** 2, axis=1)
+    gap = np.minimum(logits[:, -1] - logits[:, -2], distances[:, 1] - distances[:, 0])
+    return np.mean(gap < 1e-11 * (1 + np.abs(h).max()) ** 2)
+
+
 @st.composite
 def problems(draw):
     """Random, imbalanced, shifted, collapsed features; p smaller and larger than K."""
@@ -87,7 +95,9 @@ def test_float64_matches_the_transcription(problem):
     eigenvalues = np.linalg.svd(mu - mu.mean(0), compute_uv=False) ** 2
     condition = eigenvalues[0] / eigenvalues[eigenvalues > 1e-13 * eigenvalues[0]][-1]
     for key in KEYS:  # the transcription inverts Sigma_B, so that it loses as many digits as its condition number has
-        assert got[key] == pytest.approx(expected[key], rel=1e-7 + 1e-14 * condition, abs=1e-10), key
+        if key != "nc4":
+            assert got[key] == pytest.approx(expected[key], rel=1e-7 + 1e-14 * condition, abs=1e-10), key
+    assert abs(got["nc4"] - expected["nc4"]) <= ties(h, w, b, mu) + 1e-12
 
 
 @settings(max_examples=60, deadline=None)
