@@ -2,7 +2,8 @@
 
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
-folder there with train/<class>/ and test/<class>/ images of one size. "separable" is synthetic.
+folder there with train/<class>/ and test/<class>/ images of one size. "separable" is synthetic; "unconstrained" has
+labels alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
 training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.
@@ -57,7 +58,7 @@ def load(name: str, n_train: int | None = None, n_test: int | None = None, devic
     train, test = splits(name)
     x, y = _pick(train, n_train, "n_train", name)
     x_test, y_test = _pick(test, n_test, "n_test", name)
-    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
     def on_device(images):
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
@@ -127,6 +128,15 @@ def _separable() -> tuple[Split, Split]:
     return draw(2000), draw(500)
 
 
+def _unconstrained() -> tuple[Split, Split]:
+    """10,000 samples of ten classes without anything to see, and no test set: for the unconstrained feature model."""
+
+    def draw(n):
+        return Split(np.arange(n) % 10, lambda indices: np.zeros((len(indices), 1, 1, 1)))
+
+    return draw(10_000), draw(0)
+
+
 def _torchvision(name: str) -> tuple[Split, Split]:
     from torchvision import datasets  # takes a second to import: only for those who need it
 
@@ -193,4 +203,5 @@ SOURCES = {
     "FashionMNIST": functools.partial(_torchvision, "FashionMNIST"),
     "CIFAR10": functools.partial(_torchvision, "CIFAR10"),
     "separable": _separable,
+    "unconstrained": _unconstrained,
 }

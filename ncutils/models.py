@@ -4,9 +4,13 @@
 (which gives NC0 = sqrt(K/3) at the start, the paper's 1.77 to 1.83 for K = 10). Convolutions carry no bias: the
 BatchNorm after each would remove it. Where a ReLU and a max-pooling meet, the pooling comes first: they commute, and
 the ReLU then has a quarter of the work.
+
+A network is made from `width`, the training images' shape [N, C, H, W] and K.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -46,8 +50,9 @@ def conv_block(c_in: int, c_out: int, pool: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def resnet9(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+def resnet9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
+    _, channels, image_size, _ = shape
     if image_size < 8:
         raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}")
     w = width
@@ -63,13 +68,14 @@ def resnet9(width: int, channels: int, image_size: int, n_classes: int) -> Class
     return Classifier(features, 8 * w, n_classes)
 
 
-def vgg9(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+def vgg9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     """Eight convolutions and one linear layer: w M 2w M 4w 4w M 8w 8w M 8w 8w M (the code base's "VGG11").
 
     Five poolings take 32 x 32 pixels to one. On smaller images a pooling is left out once one pixel is reached.
     """
     plan = [(1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)]
-    layers, c_in, size = [], channels, image_size
+    _, c_in, size, _ = shape
+    layers = []
     for factor, pool in plan:
         pool = pool and size >= 2
         layers.append(conv_block(c_in, factor * width, pool))
@@ -77,12 +83,12 @@ def vgg9(width: int, channels: int, image_size: int, n_classes: int) -> Classifi
     return Classifier(nn.Sequential(*layers, GlobalMaxPool()), 8 * width, n_classes)
 
 
-def mlp(width: int, channels: int, image_size: int, n_classes: int) -> Classifier:
+def mlp(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     """Two hidden ReLU layers of 8 width units, no BatchNorm."""
     p = 8 * width
     features = nn.Sequential(
         nn.Flatten(),
-        nn.Linear(channels * image_size**2, p),
+        nn.Linear(math.prod(shape[1:]), p),
         nn.ReLU(inplace=True),
         nn.Linear(p, p),
         nn.ReLU(inplace=True),
@@ -90,4 +96,27 @@ def mlp(width: int, channels: int, image_size: int, n_classes: int) -> Classifie
     return Classifier(features, p, n_classes)
 
 
-ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp}
+class UFM(nn.Module):
+    """Unconstrained feature model (Eq. 13): the features H [N, p] of all N samples are parameters, W has no bias.
+
+    H starts standard normal, W as PyTorch's linear layer. It trains on full batches and has no test features.
+    """
+
+    def __init__(self, n_samples: int, p: int, n_classes: int):
+        super().__init__()
+        self.h = nn.Parameter(torch.randn(n_samples, p))
+        self.classifier = nn.Linear(p, n_classes, bias=False)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """H for the whole training set; `images` count and are not looked at."""
+        if len(images) not in (0, len(self.h)):
+            raise ValueError(f"arch = 'ufm' has features for all {len(self.h)} samples at once: use a larger batch_size")
+        return self.h if len(images) else self.h[:0]
+
+
+def ufm(width: int, shape: tuple[int, ...], n_classes: int) -> UFM:
+    """The unconstrained feature model with p = 8 width: 512 at the paper's width 64."""
+    return UFM(shape[0], 8 * width, n_classes)
+
+
+ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm}

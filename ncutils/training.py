@@ -171,10 +171,9 @@ def pick_device(device: str | None = None) -> torch.device:
 
 def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
     """The untrained network of a Run, seeded by it: the same on every device."""
-    _, channels, size, _ = dataset.train_images.shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        model = ARCHITECTURES[run.arch](run.width, channels, size, dataset.n_classes)
+        model = ARCHITECTURES[run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -233,7 +232,7 @@ def _train(run: Run, device: torch.device, progress: bool) -> History:
     dataset = data.load(run.dataset, run.n_train, run.n_test, str(device))
     images, labels = dataset.train_images, dataset.train_labels
     n = len(labels)
-    if n % run.batch_size == 1 and run.arch != "mlp":
+    if n % run.batch_size == 1 and run.arch in ("resnet9", "vgg9"):
         raise ValueError(
             f"batch_size = {run.batch_size} is not allowed with {n} training images: the last batch would hold one "
             "image, which BatchNorm cannot train on; use another batch_size or n_train"
@@ -292,16 +291,23 @@ def _train(run: Run, device: torch.device, progress: bool) -> History:
 def _epoch(model, optimizer, images, labels, run, order) -> float:
     """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
     model.train()
-    permutation = torch.randperm(len(labels), generator=order).to(labels.device)
     total = torch.zeros((), device=labels.device)
-    for batch in permutation.split(run.batch_size):
-        features = features_of(model, images[batch], run.precision)
-        loss = F.cross_entropy(model.classifier(features), labels[batch])
+    for x, y in _batches(images, labels, run.batch_size, order):
+        loss = F.cross_entropy(model.classifier(features_of(model, x, run.precision)), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        total += loss.detach() * len(batch)
+        total += loss.detach() * len(y)
     return float(total) / len(labels)
+
+
+def _batches(images, labels, size, order):
+    """The samples in random order, `size` at a time. A full batch is taken as it lies: its order does not matter."""
+    if size >= len(labels):
+        yield images, labels
+        return
+    for batch in torch.randperm(len(labels), generator=order).to(labels.device).split(size):
+        yield images[batch], labels[batch]
 
 
 @torch.inference_mode()
@@ -328,7 +334,7 @@ def _measure(model, dataset, run) -> dict:
     row = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
     if not math.isfinite(train_loss):
         return row
-    weight, bias = model.classifier.weight.detach(), model.classifier.bias.detach()
+    weight, bias = model.classifier.weight.detach(), model.classifier.bias
     means = metrics.class_means(features, dataset.train_labels, dataset.n_classes)
     row |= metrics.nc_metrics(features, dataset.train_labels, weight, bias, means=means)
     row["w_sv_min"], row["w_sv_mean"] = metrics.singular_values(weight)

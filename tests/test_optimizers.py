@@ -35,7 +35,7 @@ def trajectory(make, model):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return mlp(2, 1, 8, 10)
+    return mlp(2, (100, 1, 8, 8), 10)
 
 
 def ours(rule, **options):

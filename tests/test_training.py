@@ -137,7 +137,7 @@ def test_measuring_costs_under_a_tenth_at_the_default():
 @pytest.mark.parametrize("arch", ["resnet9", "vgg9"])
 def test_width_64_is_the_papers_network(arch):
     """Counted by hand: 3x3 convolutions without bias, two BatchNorm parameters a channel, 512 -> 10 with bias."""
-    model = ARCHITECTURES[arch](64, 3, 32, 10)
+    model = ARCHITECTURES[arch](64, (100, 3, 32, 32), 10)
     channels = {
         "resnet9": [3, 64, 128, 128, 128, 256, 512, 512, 512],
         "vgg9": [3, 64, 128, 256, 256, 512, 512, 512, 512],
@@ -173,7 +173,7 @@ def test_pooling_before_relu_is_the_same():
         ({"lr": float("inf")}, "lr = inf is not allowed"),
         ({"epochs": 0}, "epochs = 0 is not allowed"),
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
-        ({"arch": "resnet10"}, "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9' or 'mlp'"),
+        ({"arch": "resnet10"}, "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9', 'mlp' or 'ufm'"),
         ({"rule": "adamw"}, "rule = 'adamw' is not allowed: it must be 'sgd', 'adam' or 'signum'"),
         ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed"),
