@@ -22,6 +22,7 @@ test: $(ENV)
 bench: $(ENV)
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/ufm_step.py
 
 $(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(CHAPTERS:%=$(SITE)/chapters/%)
 	mkdir -p $(SITE)/assets

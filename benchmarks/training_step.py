@@ -53,7 +53,7 @@ def plain(images, labels, run, dataset):
 
 def ours(run, dataset):
     model = make_model(run, dataset, torch.device("cpu"))
-    optimizer = training.make_optimizer(model.parameters(), "sgd", lr=0.01, momentum=0.9, coupled_wd=5e-4)
+    optimizer = training.run_optimizer(model, run)
     order = torch.Generator().manual_seed(0)
 
     def epoch():
@@ -74,6 +74,6 @@ if __name__ == "__main__":
     dataset = data.Dataset(x, y, x, y, 10)
     print(f"training, ResNet9 width 64, batch {BATCH}, 32 x 32 x 3 ({machine()}; median of {PAIRS} pairs)")
     for precision in ("float32", "bf16"):
-        run = Run(width=64, lr=0.01, precision=precision)
+        run = Run(width=64, lr=0.01, coupled_wd=5e-4, precision=precision)
         mine, theirs, ratio = paired(ours(run, dataset), plain(images, labels, run, dataset), PAIRS)
         print(f"  {precision}: plain loop {n / theirs:.0f} samples/s, here {n / mine:.0f}: {ratio:.2f} times as many")

@@ -110,7 +110,9 @@ class UFM(nn.Module):
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """H for the whole training set; `images` count and are not looked at."""
         if len(images) not in (0, len(self.h)):
-            raise ValueError(f"arch = 'ufm' has features for all {len(self.h)} samples at once: use a larger batch_size")
+            raise ValueError(
+                f"arch = 'ufm' has features for all {len(self.h)} samples at once: use a larger batch_size"
+            )
         return self.h if len(images) else self.h[:0]
 
 

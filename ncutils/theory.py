@@ -95,30 +95,40 @@ def lemma_e6(decay, momentum, t) -> np.ndarray:
 def signgd(K, wd, lr, steps: int, coupled: bool, dtype=None) -> np.ndarray:
     """alpha [steps + 1, ...] of SignGD on the UFM of Theorems 3.3 and 3.4: H = M*, N = K, W_0 = 0.
 
-    In exact arithmetic (dtype=None) W keeps the form W_jj = a, W_jk = -b, with logits that differ by
-    z = (a + b) / sqrt(K - 1), off-diagonal gradient g = 1 / (sqrt(K - 1) (e^z + K - 1)) and diagonal gradient
-    -(K - 1) g. So two numbers are enough:
-        coupled    a <- a + lr sign((K - 1) g - wd a),   b <- b + lr sign(g - wd b)
-        decoupled  a <- (1 - lr wd) a + lr,              b <- (1 - lr wd) b + lr
-    and alpha = (a - (K - 1) b)^2. With dtype np.float32 or np.float64 the K x K matrices themselves are iterated in
-    that precision (K one number): once the softmax underflows, sign(0) = 0 and W stops short of Theorem 3.3's limit.
+    With dtype=None arithmetic is exact: alpha = (a - (K - 1) b)^2 of `signgd_path`. With np.float32 or np.float64 the
+    K x K matrices themselves are iterated in that precision (K one number): once the softmax underflows, sign(0) = 0
+    and W stops short of Theorem 3.3's limit.
     """
     K, wd, lr = _classes(K), _decay(wd), _rate(lr)
-    shape = np.broadcast_shapes(K.shape, wd.shape, lr.shape)
-    alpha = np.zeros((_count(steps) + 1, *shape))
-    if dtype is not None:
-        return _signgd_matrices(int(K), wd, lr, alpha, coupled, np.dtype(dtype))
+    if dtype is None:
+        a, b = signgd_path(K, wd, lr, steps, coupled)
+        b *= K - 1
+        a -= b
+        return np.square(a, out=a)
+    alpha = np.zeros((_count(steps) + 1, *np.broadcast_shapes(K.shape, wd.shape, lr.shape)))
+    return _signgd_matrices(int(K), wd, lr, alpha, coupled, np.dtype(dtype))
+
+
+def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Diagonal a and negative off-diagonal b [steps + 1, ...] of W under SignGD: W = (a + b) I - b J.
+
+    W keeps this form, with logits that differ by z = (a + b) / sqrt(K - 1), off-diagonal gradient
+    g = 1 / (sqrt(K - 1) (e^z + K - 1)) and diagonal gradient -(K - 1) g:
+        coupled    a <- a + lr sign((K - 1) g - wd a),   b <- b + lr sign(g - wd b)
+        decoupled  a <- (1 - lr wd) a + lr,              b <- (1 - lr wd) b + lr
+    """
+    K, wd, lr = _classes(K), _decay(wd), _rate(lr)
+    path = np.zeros((2, _count(steps) + 1, *np.broadcast_shapes(K.shape, wd.shape, lr.shape)))
     root = np.sqrt(K - 1.0)
-    a, b = np.zeros(shape), np.zeros(shape)
     for t in range(steps):
+        a, b = path[:, t]
         if coupled:
             small = np.exp(-(a + b) / root)
             g = small / (1 + (K - 1) * small) / root
-            a, b = a + lr * np.sign((K - 1) * g - wd * a), b + lr * np.sign(g - wd * b)
+            path[0, t + 1], path[1, t + 1] = a + lr * np.sign((K - 1) * g - wd * a), b + lr * np.sign(g - wd * b)
         else:
-            a, b = (1 - lr * wd) * a + lr, (1 - lr * wd) * b + lr
-        alpha[t + 1] = (a - (K - 1) * b) ** 2
-    return alpha
+            path[:, t + 1] = (1 - lr * wd) * path[:, t] + lr
+    return path[0], path[1]
 
 
 def _signgd_matrices(K, wd, lr, alpha, coupled, dtype):
@@ -159,15 +169,50 @@ def t1(K, wd, lr, as_printed: bool = False) -> np.ndarray:
     if not (wd > 0).all():
         raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha never turns")
     root = 1.0 if as_printed else np.sqrt(K - 1.0)
-    # with u = lr T the left side falls from 1 / (root K) and the right side rises from 0: bisection
-    low = np.zeros(np.broadcast_shapes(K.shape, wd.shape, lr.shape))
-    high = low + 1 / (root * K * wd)
-    for _ in range(100):
-        u = (low + high) / 2
-        with np.errstate(over="ignore"):
-            above = 1 / (root * (np.exp(2 * u / root) + K - 1)) > wd * u
-        low, high = np.where(above, u, low), np.where(above, high, u)
-    return (low + high) / 2 / lr
+    # with u = lr T the left side falls from 1 / (root K) and the right side rises from 0
+    high = 1 / (root * K * wd) + np.zeros(lr.shape)
+    return _crossing(lambda u: 1 / (root * (np.exp(2 * u / root) + K - 1)) - wd * u, high) / lr
+
+
+def regularised_minimum(K, wd) -> np.ndarray:
+    """b* of the minimiser W = b* (K I - J) of the loss plus wd/2 ||W||^2 with H = M*: an NC solution, alpha = 0.
+
+    Both of SignGD's sign conditions vanish there: g = wd b and (K - 1) g = wd a, so a = (K - 1) b, that is
+    1 / (sqrt(K - 1) (exp(K b / sqrt(K - 1)) + K - 1)) = wd b.
+    """
+    K, wd = _classes(K), _decay(wd)
+    if not (wd > 0).all():
+        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or W grows without limit")
+    root = np.sqrt(K - 1.0)
+    return _crossing(lambda b: 1 / (root * (np.exp(K * b / root) + K - 1)) - wd * b, 1 / (root * K * wd))
+
+
+def t2(K, wd, lr) -> np.ndarray:
+    """The step at which SignGD with coupled decay stops approaching the minimiser and starts to oscillate around it.
+
+    The diagonal a rises by lr in each step until it meets (K - 1) b* (`regularised_minimum`): T2 = (K - 1) b* / lr.
+    The proof of Theorem 3.4 lets the off-diagonal b stay within lr of lr T1, where it slides down to b* instead.
+    """
+    return (_classes(K) - 1) * regularised_minimum(K, wd) / _rate(lr)
+
+
+def lemma_e5(W, V, gradient, lr, wd, momentum) -> tuple[float, float]:
+    """Both sides of Lemma E.5 for one step of SGD with momentum from weights W [K, p] and momentum buffer V [K, p].
+
+    (alpha_{t+1} - alpha_t) / lr = -2 beta omega - 2 gamma - 2 wd alpha + lr nu_{t+1}, with <A B^T, J/K> for (V, W),
+    (gradient, W), (W, W) and (V_{t+1}, V_{t+1}). Whatever the gradient.
+    """
+    W, V, gradient = (np.asarray(x, dtype=np.float64) for x in (W, V, gradient))
+    lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
+
+    def product(a, b):
+        return a.sum(0) @ b.sum(0) / len(W)
+
+    V_next = momentum * V + gradient + wd * W
+    W_next = W - lr * V_next
+    left = (product(W_next, W_next) - product(W, W)) / lr
+    right = -2 * momentum * product(V, W) - 2 * product(gradient, W) - 2 * wd * product(W, W)
+    return float(left), float(right + lr * product(V_next, V_next))
 
 
 def simplex_etf(K: int) -> np.ndarray:
@@ -176,6 +221,17 @@ def simplex_etf(K: int) -> np.ndarray:
     # rows of I - J/K lie in the (K-1)-dimensional complement of 1; the QR basis gives their coordinates there
     basis = np.linalg.qr(np.column_stack([np.ones(K), np.eye(K)[:, 1:]]))[0][:, 1:]
     return basis * np.sqrt(K / (K - 1))
+
+
+def _crossing(falling, high) -> np.ndarray:
+    """Where a falling function crosses zero between 0 and `high`, by bisection."""
+    low = np.zeros_like(high)
+    with np.errstate(over="ignore"):
+        for _ in range(100):
+            middle = (low + high) / 2
+            above = falling(middle) > 0
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return (low + high) / 2
 
 
 def _rate(lr) -> np.ndarray:

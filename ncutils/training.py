@@ -177,6 +177,15 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
     return model.to(device, memory_format=torch.channels_last)
 
 
+def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
+    """The Run's optimizer over all parameters of the network."""
+    settings = {
+        name: getattr(run, name)
+        for name in ("lr", "momentum", "coupled_wd", "decoupled_wd", "beta2", "eps", "decay_on")
+    }
+    return make_optimizer(model.parameters(), run.rule, **settings)
+
+
 def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
     """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -238,17 +247,7 @@ def _train(run: Run, device: torch.device, progress: bool) -> History:
             "image, which BatchNorm cannot train on; use another batch_size or n_train"
         )
     model = make_model(run, dataset, device)
-    optimizer = make_optimizer(
-        model.parameters(),
-        run.rule,
-        lr=run.lr,
-        momentum=run.momentum,
-        coupled_wd=run.coupled_wd,
-        decoupled_wd=run.decoupled_wd,
-        beta2=run.beta2,
-        eps=run.eps,
-        decay_on=run.decay_on,
-    )
+    optimizer = run_optimizer(model, run)
     order = torch.Generator().manual_seed(run.seed)
     measured, schedule = set(measured_epochs(run)), lr_schedule(run)
     start = time.perf_counter()

@@ -183,6 +183,39 @@ def test_coupled_signgd_rises_falls_and_oscillates():
     assert alpha[-1000:].max() < 4 * K**2 * lr**2 < alpha.max()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 30), st.floats(0.02, 0.5), st.floats(1e-3, 2e-2))
+def test_t2_is_where_coupled_signgd_reaches_the_minimiser(K, wd, lr):
+    """The diagonal rises until T2; then a and b stay within a step or two of b* (K - 1) and b*, and alpha under K^2 lr^2."""
+    predicted, b_star = theory.t2(K, wd, lr), theory.regularised_minimum(K, wd)
+    if predicted > 5000 or predicted < 10:
+        return
+    a, b = theory.signgd_path(K, wd, lr, int(predicted) + 2000, coupled=True)
+    assert abs(int(np.argmax(np.diff(a) < 0)) - predicted) <= 2 + 0.01 * predicted
+    assert np.abs(a[-500:] - (K - 1) * b_star).max() <= 4 * lr + 0.01 * a[-1]
+    assert np.abs(b[-500:] - b_star).max() <= 2 * lr
+    assert theory.signgd(K, wd, lr, int(predicted) + 2000, coupled=True)[-500:].max() <= 1.001 * (K * lr) ** 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.floats(0.01, 1.0))
+def test_the_regularised_minimum_is_one(K, wd):
+    """The gradient of cross-entropy plus wd/2 ||W||^2 vanishes at W = b* (K I - J), by its own formula."""
+    etf = (np.eye(K) - 1 / K) / np.sqrt(K - 1)
+    w = theory.regularised_minimum(K, wd) * (K * np.eye(K) - 1)
+    s = np.exp(w @ etf - (w @ etf).max(0))
+    gradient = (s / s.sum(0) - np.eye(K)) @ etf + wd * w
+    assert np.abs(gradient).max() < 1e-9 and np.allclose(w.sum(0), 0)
+
+
+def test_lemma_e5_holds_for_any_gradient():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        w, v, g = rng.normal(size=(3, 7, 5))
+        left, right = theory.lemma_e5(w, v, g, *rng.uniform(0.01, 0.9, 3))
+        assert left == pytest.approx(right, rel=1e-10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -207,6 +240,7 @@ def test_bad_input(arguments, sentence):
         (lambda: theory.signgd(10, 0.1, 0, 5, True), "lr = 0.0 is not allowed"),
         (lambda: theory.signgd(10, 0.1, 0.1, 0, True), "steps = 0 is not allowed"),
         (lambda: theory.t1(10, 0, 0.1), "wd = 0.0 is not allowed"),
+        (lambda: theory.t2(10, 0, 0.1), "wd = 0.0 is not allowed"),
         (lambda: theory.signgdw_limit(10, 0), "wd = 0.0 is not allowed"),
         (lambda: theory.roots(0.1, 0.1, 1.0), "momentum = 1.0 is not allowed"),
         (lambda: theory.lemma_e6(0.1, 0.0, 1.0), "decay and momentum must be positive"),
