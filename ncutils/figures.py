@@ -9,11 +9,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ncutils import metrics, published
-from ncutils.training import History, lr_schedule
+from ncutils.training import History, exact_law, lr_schedule
 
 # One hue a rule; the coupled variant dark and solid, the decoupled one light and dashed.
 COLOURS = dict(zip(published.OPTIMIZERS, ["#1f5fa8", "#6aaee6", "#b5321f", "#f28c5b", "#1d7a3e", "#79c36a"]))
-STYLES = {name: "--" if name.endswith("W") else "-" for name in published.OPTIMIZERS}
+COLOURS |= {"SignGD": COLOURS["Signum"], "SignGDW": COLOURS["SignumW"]}
+STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 LABELS = dict(
     zip(metrics.KEYS, ["NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4"]),
     train_acc="training accuracy",
@@ -130,6 +131,41 @@ def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", 
         axis.set_xlim(0, 1.5 * max(positive, default=1))
     _finish(figure, _handles(groups), groups, profile)
     return figure
+
+
+def law_figure(histories: list[History], profile: str):
+    """NC0 of SGD or SGDW relative to its start, one colour a momentum: the exact law (line), trained
+    networks (dots)."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    for history, colour in zip(histories, sequence(len(histories))):
+        steps, nc0 = history.frame["step"], history.frame["nc0"]
+        axis.plot(exact_law(history), color=colour, lw=1.2)
+        axis.plot(steps, nc0 / nc0.iloc[0], "o", ms=3, color=colour, label=f"momentum {history.run.momentum:g}")
+    axis.set(xlabel="step", ylabel="NC0 / initial NC0")
+    _log_scale(axis)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.text(0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    return figure
+
+
+def law_table(histories: list[History]):
+    """Final NC0 by the exact law and as measured, relative to its start, and the largest relative error above 1e-4."""
+    rows = []
+    for history in histories:
+        start = history.frame["nc0"].iloc[0]
+        law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
+        error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
+        rows.append(
+            (history.run.optimizer, f"{history.run.momentum:g}", history.run.seed, law[-1], measured[-1], error)
+        )
+    columns = ["optimizer", "momentum", "seed", "final / initial, law", "measured", "largest relative error above 1e-4"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.style.format("{:.3g}", subset=columns[3:]).hide(axis="index")
+
+
+def sequence(n: int) -> list:
+    """n colours of an ordered quantity, dark to light."""
+    return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:

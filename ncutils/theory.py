@@ -196,6 +196,21 @@ def t2(K, wd, lr) -> np.ndarray:
     return (_classes(K) - 1) * regularised_minimum(K, wd) / _rate(lr)
 
 
+def ufm_minimum(K, n, wd) -> tuple[np.ndarray, np.ndarray]:
+    """Margin c and objective at the minimum of the unconstrained feature model with n samples a class.
+
+    The objective is the mean cross-entropy plus wd/2 (||W||^2 + ||H||^2). The second term is at least wd times the
+    nuclear norm of the logits; at a collapsed solution, whose right logit exceeds the others by c, that is
+    c (K - 1) sqrt(n). Minimising log(1 + (K - 1) e^-c) + wd c (K - 1) sqrt(n) over c >= 0 gives
+    e^c = 1 / (wd sqrt(n)) - (K - 1) for wd < 1 / (K sqrt(n)), and c = 0 beyond: nothing but W = H = 0 is left.
+    """
+    K, wd, n = _classes(K), _decay(wd), np.asarray(n, dtype=np.float64)
+    if not ((n >= 1).all() and (wd > 0).all()):
+        raise ValueError(f"n = {n}, wd = {wd} is not allowed: n must be 1 or more, wd greater than 0")
+    margin = np.log(np.maximum(1 / (wd * np.sqrt(n)) - (K - 1), 1))
+    return margin, np.log1p((K - 1) * np.exp(-margin)) + wd * margin * (K - 1) * np.sqrt(n)
+
+
 def lemma_e5(W, V, gradient, lr, wd, momentum) -> tuple[float, float]:
     """Both sides of Lemma E.5 for one step of SGD with momentum from weights W [K, p] and momentum buffer V [K, p].
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ncutils import data, metrics
+from ncutils import data, metrics, theory
 from ncutils.models import ARCHITECTURES
 from ncutils.optimizers import NAMES, RULES, make_optimizer
 
@@ -143,6 +143,15 @@ def lr_schedule(run: Run) -> np.ndarray:
 def lr_per_step(run: Run, n_train: int) -> np.ndarray:
     """Learning rate of each step [epochs * ceil(n_train / batch_size)], the last, smaller batch of an epoch kept."""
     return np.repeat(lr_schedule(run), math.ceil(n_train / run.batch_size))
+
+
+def exact_law(history: History) -> np.ndarray:
+    """NC0 after each step relative to its start [steps + 1] by `theory.nc0_law`, from the Run alone: SGD and SGDW only."""
+    run = history.run
+    if run.rule != "sgd" or (run.coupled_wd and run.decoupled_wd):
+        raise ValueError(f"optimizer = {run.optimizer!r} is not allowed: only SGD and SGDW follow the law")
+    rates = lr_per_step(run, history.info["n_train"])
+    return np.abs(theory.nc0_law(rates, run.coupled_wd or run.decoupled_wd, run.momentum, coupled=not run.decoupled_wd))
 
 
 def measured_epochs(run: Run) -> list[int]:
@@ -356,18 +365,24 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+def live_front_end() -> bool:
+    """Whether a person sits before this kernel: told by the front end's readiness to answer input()."""
+    with contextlib.suppress(NameError, AttributeError):
+        return bool(get_ipython().kernel._allow_stdin)  # noqa: F821
+    return False
+
+
 def progress_bar(total: int, description: str, unit: str, show: bool = True):
     """A tqdm bar in a live notebook or in the terminal, none elsewhere: an executed notebook keeps no trace of it.
 
     A kernel that papermill started from a terminal draws there, not into the notebook: an ipykernel stream's fileno is
-    the process's own stderr. A live front end is told by its readiness to answer input().
+    the process's own stderr.
     """
     options = {"total": total, "desc": description, "unit": unit, "leave": False}
-    with contextlib.suppress(NameError, AttributeError):
-        if show and get_ipython().kernel._allow_stdin:  # noqa: F821
-            from tqdm.auto import tqdm
+    if show and live_front_end():
+        from tqdm.auto import tqdm
 
-            return tqdm(**options)
+        return tqdm(**options)
     from tqdm import tqdm
 
     terminal = None

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncutils import published, theory
+from ncutils.metrics import nc_metrics
 from ncutils.training import Run, lr_per_step, lr_schedule
 
 
@@ -186,7 +188,7 @@ def test_coupled_signgd_rises_falls_and_oscillates():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 30), st.floats(0.02, 0.5), st.floats(1e-3, 2e-2))
 def test_t2_is_where_coupled_signgd_reaches_the_minimiser(K, wd, lr):
-    """The diagonal rises until T2; then a and b stay within a step or two of b* (K - 1) and b*, and alpha under K^2 lr^2."""
+    """The diagonal rises until T2; then a and b stay within a step or two of b* (K - 1) and b*, and alpha under (2 K lr)^2."""
     predicted, b_star = theory.t2(K, wd, lr), theory.regularised_minimum(K, wd)
     if predicted > 5000 or predicted < 10:
         return
@@ -194,7 +196,7 @@ def test_t2_is_where_coupled_signgd_reaches_the_minimiser(K, wd, lr):
     assert abs(int(np.argmax(np.diff(a) < 0)) - predicted) <= 2 + 0.01 * predicted
     assert np.abs(a[-500:] - (K - 1) * b_star).max() <= 4 * lr + 0.01 * a[-1]
     assert np.abs(b[-500:] - b_star).max() <= 2 * lr
-    assert theory.signgd(K, wd, lr, int(predicted) + 2000, coupled=True)[-500:].max() <= 1.001 * (K * lr) ** 2
+    assert theory.signgd(K, wd, lr, int(predicted) + 2000, coupled=True)[-500:].max() <= (2 * K * lr) ** 2
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,6 +208,39 @@ def test_the_regularised_minimum_is_one(K, wd):
     s = np.exp(w @ etf - (w @ etf).max(0))
     gradient = (s / s.sum(0) - np.eye(K)) @ etf + wd * w
     assert np.abs(gradient).max() < 1e-9 and np.allclose(w.sum(0), 0)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(2, 5), st.integers(1, 20), st.floats(0.05, 0.95), st.integers(0, 100))
+def test_ufm_minimum_is_what_a_solver_finds(K, n, share, start):
+    """Theorem C.1 at wd = share of the critical 1 / (K sqrt(n)): value and collapse from any start."""
+    wd = share / (K * np.sqrt(n))
+    labels = torch.arange(K * n) % K
+    generator = torch.Generator().manual_seed(start)
+    w, h = (torch.randn(rows, 6, generator=generator, dtype=torch.float64).requires_grad_() for rows in (K, K * n))
+    solver = torch.optim.LBFGS(
+        [w, h], max_iter=5000, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def objective():
+        solver.zero_grad()
+        value = torch.nn.functional.cross_entropy(h @ w.T, labels) + wd / 2 * (w.square().sum() + h.square().sum())
+        value.backward()
+        return value
+
+    solver.step(objective)
+    margin, value = theory.ufm_minimum(K, n, wd)
+    assert float(objective().detach()) == pytest.approx(float(value), rel=1e-8)
+    logits = (h @ w.T).detach()
+    others = logits + torch.diag(torch.full((K,), -torch.inf))[labels].nan_to_num(nan=0.0, neginf=-torch.inf)
+    assert np.allclose(logits[range(K * n), labels] - others.max(1).values, margin, rtol=1e-3)
+    metrics = nc_metrics(h.detach(), labels, w.detach())
+    assert max(metrics[key] for key in ("nc0", "nc1", "nc2", "nc3")) < 1e-3
+
+
+def test_beyond_the_critical_decay_only_zero_is_left():
+    margin, value = theory.ufm_minimum(10, 1000, np.array([0.0031, 0.0032]))
+    assert margin[0] > 0 and margin[1] == 0 and value[1] == pytest.approx(np.log(10))
 
 
 def test_lemma_e5_holds_for_any_gradient():
@@ -240,6 +275,7 @@ def test_bad_input(arguments, sentence):
         (lambda: theory.signgd(10, 0.1, 0, 5, True), "lr = 0.0 is not allowed"),
         (lambda: theory.signgd(10, 0.1, 0.1, 0, True), "steps = 0 is not allowed"),
         (lambda: theory.t1(10, 0, 0.1), "wd = 0.0 is not allowed"),
+        (lambda: theory.ufm_minimum(10, 5, 0), "wd = 0.0 is not allowed"),
         (lambda: theory.t2(10, 0, 0.1), "wd = 0.0 is not allowed"),
         (lambda: theory.signgdw_limit(10, 0), "wd = 0.0 is not allowed"),
         (lambda: theory.roots(0.1, 0.1, 1.0), "momentum = 1.0 is not allowed"),
