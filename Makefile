@@ -8,6 +8,7 @@ ENV := .venv/installed
 SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
 PAGES := _config.yml _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*)
+WIDGETS := _build/html-manager/embed.js
 CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
 
 .PHONY: book test bench clean
@@ -24,8 +25,9 @@ bench: $(ENV)
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/ufm_step.py
 
-$(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(CHAPTERS:%=$(SITE)/chapters/%)
-	mkdir -p $(SITE)/assets
+$(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(WIDGETS) $(CHAPTERS:%=$(SITE)/chapters/%)
+	mkdir -p $(SITE)/assets $(SITE)/_static
+	cp $(WIDGETS) $(SITE)/_static/
 	cp $(filter-out assets/%,$(PAGES)) $(SITE)/
 	cp $(filter assets/%,$(PAGES)) $(SITE)/assets/
 	$(BIN)/jupyter-book build -W --keep-going $(SITE)
@@ -35,6 +37,15 @@ $(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(CHAPTERS:%=$(SITE)/chapters/%)
 $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
 	mkdir -p $(@D)
 	$(BIN)/papermill $< $@ -f params/$(PROFILE)/$*.yaml
+
+# The widget manager of the explorers, for pages without a kernel and without a network; from its CDN where npm is missing.
+HTML_MANAGER := @jupyter-widgets/html-manager@1
+$(WIDGETS):
+	mkdir -p $(@D)
+	if archive=$$(npm pack --silent --pack-destination $(@D) $(HTML_MANAGER)); \
+	then tar -xzOf $(@D)/$$archive package/dist/embed.js > $@; \
+	else echo "npm cannot fetch $(HTML_MANAGER): the book's explorers will load it from cdn.jsdelivr.net instead" >&2; \
+	echo 'document.head.appendChild(Object.assign(document.createElement("script"), {src: "https://cdn.jsdelivr.net/npm/$(HTML_MANAGER)/dist/embed.js"}))' > $@; fi
 
 # torch and torchvision bring GPU libraries: about 5 GB on Linux, once.
 $(ENV): pyproject.toml $(PIN)
