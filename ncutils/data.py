@@ -205,3 +205,9 @@ SOURCES = {
     "separable": _separable,
     "unconstrained": _unconstrained,
 }
+
+# Training images of each source, and their channels and pixels a side as `load` gives them: known without a download
+SIZES = {"digits": 1437, "MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000, "separable": 2000}
+SIZES |= {"unconstrained": 10_000}
+SHAPES = {"digits": (1, 8), "MNIST": (1, 32), "FashionMNIST": (1, 32), "CIFAR10": (3, 32), "separable": (1, 8)}
+SHAPES |= {"unconstrained": (1, 1)}

@@ -1,15 +1,56 @@
-"""Many runs: what is stored is read, what is missing is trained, side by side."""
+"""Many runs: a grid read from a file, what is stored read, what is missing trained, side by side."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
+import yaml
 from joblib import Parallel, delayed
 
-from ncutils import data
+from ncutils import data, training
 from ncutils.store import Store
-from ncutils.training import History, Run, pick_device, progress_bar, train
+from ncutils.training import History, Run, make_model, pick_device, progress_bar, run_optimizer, train
+
+
+def read_grid(path: str | Path) -> list[tuple[str, Run]]:
+    """The entries of a grid file, in order: the optimizer's name as given, and the Run. At wd 0 two names share a Run.
+
+    A YAML mapping with `common`, fields of every run, and `entries`, a list of mappings. An entry holds fields of
+    `Run`, with `optimizer` and `wd` (the paper's names, see `Run.named`) in place of rule and decays; a list stands
+    for each of its values, and all lists of an entry are multiplied, the last one running fastest.
+    Raises ValueError in one sentence for anything else, FileNotFoundError for a missing file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
+    try:
+        grid = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
+        raise ValueError(f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else")
+    common, blocks = grid.get("common") or {}, grid["entries"]
+    if not isinstance(common, dict) or not isinstance(blocks, list) or not all(isinstance(b, dict) for b in blocks):
+        raise ValueError(f"{path}: 'common' must be a mapping of fields, 'entries' a list of such mappings")
+    entries = []
+    for block in blocks:
+        fields = common | block
+        values = [value if isinstance(value, list) else [value] for value in fields.values()]
+        if missing := {"optimizer", "wd"} - set(fields):
+            raise ValueError(f"{path}: {min(missing)!r} is missing in an entry")
+        for combination in itertools.product(*values):
+            try:
+                run = Run.named(**dict(zip(fields, combination)))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}: {error}") from None
+            entries.append((combination[list(fields).index("optimizer")], run))
+    return entries
 
 
 def train_all(
@@ -17,26 +58,44 @@ def train_all(
     store: Store | None = None,
     device: str | None = None,
     workers: int | None = None,
+    ray: str | None = None,
+    gpus_per_run: float = 1.0,
     progress: bool = True,
 ) -> list[History]:
     """The Histories of `runs`, in their order: each distinct Run is trained at most once, then stored.
 
     On a CPU, `workers` processes (default: one a core) train one run each: narrow networks gain more from neighbours
-    than from threads. On a GPU the default is one. Stored runs stay stored if a later one fails; whatever a run raises
-    is raised here.
+    than from threads. On a GPU the default is one; several share it. With `ray`, the address of a Ray cluster ("auto"
+    for the one this machine belongs to), its nodes train, each run on one core, or `gpus_per_run` of a GPU where
+    `device` is "cuda". Each run is stored as it ends. If some raise, the others are trained and stored first; then the
+    first error is raised.
     """
     store = store or Store()
     found = {run.hash: store.get(run) for run in runs}
     missing = list({run.hash: run for run in runs if found[run.hash] is None}.values())
     if missing:
-        for name in sorted({run.dataset for run in missing}):
-            data.splits(name)  # a download, or its failure, comes before any worker starts
-        workers = min(workers or (1 if pick_device(device).type != "cpu" else usable_cores()), len(missing))
-        with progress_bar(len(missing), "training", "run", progress and len(missing) > 1) as bar:
-            for history in _trained(missing, device, workers, progress):
-                store.put(history)
-                found[history.run.hash] = history
-                bar.update()
+        if not ray:
+            for name in sorted({run.dataset for run in missing}):
+                data.splits(name)  # a download, or its failure, comes before any worker starts
+            workers = min(workers or default_workers(device), len(missing))
+        results = _on_ray(missing, device, ray, gpus_per_run) if ray else _trained(missing, device, workers, progress)
+        errors = []
+        # the bar counts the work of a run, so that its time left holds for runs of different length
+        bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
+        bar.unit_scale = True
+        with bar:
+            for run, result in results:
+                if isinstance(result, Exception):
+                    errors.append(result)
+                else:
+                    store.put(result)
+                    found[run.hash] = result
+                bar.set_postfix_str(f"{sum(found[r.hash] is not None for r in missing)} of {len(missing)} runs", False)
+                bar.update(_work(run))
+        if errors:
+            if len(errors) > 1:
+                errors[0].add_note(f"{len(errors)} runs failed; this is the first. The other runs are stored.")
+            raise errors[0]
     return [found[run.hash] for run in runs]
 
 
@@ -44,9 +103,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _trained(runs, device, workers, progress):
+def default_workers(device: str | None) -> int:
+    return 1 if pick_device(device).type != "cpu" else usable_cores()
+
+
+def _work(run: Run) -> int:
+    """Training samples that a run passes through its network."""
+    return run.epochs * n_train(run)
+
+
+def n_train(run: Run) -> int:
+    """Training images of a run, looked up only where the data set's size is not known beforehand."""
+    return run.n_train or data.SIZES.get(run.dataset) or len(data.splits(run.dataset)[0].labels)
+
+
+def _trained(runs, device, workers, progress) -> Iterator[tuple[Run, History | Exception]]:
     if workers == 1:
-        yield from (train(run, device, progress=progress and len(runs) == 1) for run in runs)
+        for run in runs:
+            yield run, _attempt(run, device, None, progress and len(runs) == 1)
         return
     threads = max(1, usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
@@ -54,6 +128,70 @@ def _trained(runs, device, workers, progress):
     yield from pool(delayed(_train_in_worker)(run, device, threads) for run in runs)
 
 
-def _train_in_worker(run: Run, device: str | None, threads: int) -> History:
+def _on_ray(runs, device, address, gpus_per_run) -> Iterator[tuple[Run, History | Exception]]:
+    import ray
+
+    package = str(Path(__file__).parent)
+    ray.init(address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level="error")
+    try:
+        resources = {"num_cpus": 1, "num_gpus": gpus_per_run if device == "cuda" else 0}
+        task = ray.remote(**resources)(_train_on_node)
+        waiting = [task.remote(run, device) for run in runs]
+        while waiting:
+            (done,), waiting = ray.wait(waiting, num_returns=1)
+            yield ray.get(done)
+    finally:
+        ray.shutdown()
+
+
+def _train_on_node(run: Run, device: str | None) -> tuple[Run, History | Exception]:
+    import ray
+
+    run, result = _train_in_worker(run, device, 1)
+    if isinstance(result, History):
+        result.info["node"] = ray.get_runtime_context().get_node_id()
+    return run, result
+
+
+def _train_in_worker(run: Run, device: str | None, threads: int) -> tuple[Run, History | Exception]:
     torch.set_num_threads(threads)  # what a wide network's default is
-    return train(run, device, progress=False)
+    return run, _attempt(run, device, None, False)
+
+
+def _attempt(run, device, threads, progress) -> History | Exception:
+    try:
+        return train(run, device, threads, progress)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
+        return error
+
+
+def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float]:
+    """Expected seconds of each run on one worker here: three steps of each kind of network, timed now on noise."""
+    device, seconds = pick_device(device), {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for run in runs:
+            seconds[run] = run.epochs * math.ceil(n_train(run) / run.batch_size) * 1.1 * _seconds_a_step(run, device)
+    finally:
+        torch.set_num_threads(threads)
+    return seconds
+
+
+_steps: dict[tuple, float] = {}
+
+
+def _seconds_a_step(run: Run, device: torch.device) -> float:
+    channels, size = data.SHAPES.get(run.dataset, (3, 32))
+    n = n_train(run) if run.arch == "ufm" else 3 * run.batch_size
+    kind = (run.arch, run.width, channels, size, run.batch_size, n if run.arch == "ufm" else 0, run.precision, run.rule)
+    if kind not in _steps:
+        images = torch.randn(n, channels, size, size, device=device).to(memory_format=torch.channels_last)
+        labels = torch.arange(n, device=device) % 10
+        model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
+        optimizer, order = run_optimizer(model, run), torch.Generator().manual_seed(0)
+        training._epoch(model, optimizer, images, labels, run, order)  # the first pass sets things up
+        start = time.perf_counter()
+        training._epoch(model, optimizer, images, labels, run, order)
+        _steps[kind] = (time.perf_counter() - start) / math.ceil(n / run.batch_size)
+    return _steps[kind]

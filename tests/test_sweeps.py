@@ -1,0 +1,163 @@
+"""Grids and sweeps: counts, refusals, interruption, divergence, a Ray cluster."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ncutils.__main__ import main
+from ncutils.published import GRID_LR, GRID_MOMENTUM, GRID_WD
+from ncutils.store import Store
+from ncutils.sweeps import read_grid, train_all
+from ncutils.training import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = "common: {epochs: 4, width: 4, n_train: 300}\n"
+GRID = SHORT + "entries:\n  - {optimizer: [Adam, AdamW], lr: 0.001, wd: [0, 0.05, 0.5]}\n"
+
+
+@pytest.fixture
+def grid(tmp_path):
+    (tmp_path / "grid.yaml").write_text(GRID)
+    return tmp_path / "grid.yaml"
+
+
+def test_the_papers_grid():
+    entries = read_grid(ROOT / "params/paper/grid.yaml")
+    settings = Counter((run.arch, run.dataset, name) for name, run in entries)
+    assert len(entries) == 3888 and len(settings) == 36 and set(settings.values()) == {108}
+    assert len({run.hash for _, run in entries}) == 3564
+    for pair in itertools.product(("resnet9", "vgg9"), ("MNIST", "FashionMNIST", "CIFAR10")):
+        names = {}
+        for name, run in entries:
+            if (run.arch, run.dataset) == pair:
+                names.setdefault(run.hash, set()).add(name)
+        assert sum(len(shared) == 2 for shared in names.values()) == 54
+    expected = {
+        Run.named(name, wd, arch="vgg9", dataset="MNIST", width=64, lr=lr, momentum=beta).hash
+        for name in GRID_LR
+        for lr, beta, wd in itertools.product(GRID_LR[name], GRID_MOMENTUM, GRID_WD[name])
+    }
+    assert expected == {run.hash for _, run in entries if (run.arch, run.dataset) == ("vgg9", "MNIST")}
+
+
+def test_the_laptop_grid_has_all_settings():
+    entries = read_grid(ROOT / "params/laptop/grid.yaml")
+    assert len(entries) == 390 and len({run.hash for _, run in entries}) == 348
+    main_runs = {
+        r.hash: (r.arch, r.dataset)
+        for _, r in entries
+        if (r.momentum, r.seed) == (0.9, 0) and r.lr not in (0.001, 0.01)
+    }
+    assert len(main_runs) == 198 and set(Counter(main_runs.values()).values()) == {33}
+
+
+def test_dry_run_counts_and_trains_nothing(capsys):
+    assert main(["sweep", str(ROOT / "params/quick/grid.yaml"), "--dry-run", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("12 runs, 9 distinct, 0 stored\n") and "9 to train: " in printed
+    assert not Store().histories()
+
+
+def test_dry_run_of_the_papers_grid_needs_no_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setattr("ncutils.sweeps._seconds_a_step", lambda run, device: 1.0)  # width 64 takes its time
+    assert main(["sweep", str(ROOT / "params/paper/grid.yaml"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("3888 runs, 3564 distinct, 0 stored\n") and " days" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("entries: [", "is not YAML"),
+        ("runs: []", "must be a mapping with 'entries'"),
+        ("entries: {lr: 0.1}", "'entries' a list of such mappings"),
+        ("entries: [{optimizer: Adam, lr: 0.1}]", "'wd' is missing in an entry"),
+        ("entries: [{optimizer: Adam, wd: 0, lrr: 0.1}]", "unknown parameter 'lrr': did you mean 'lr'?"),
+        ("entries: [{optimizer: Adma, wd: 0}]", "optimizer = 'Adma' is not allowed"),
+        ("entries: [{optimizer: Adam, wd: [0, -1]}]", "wd = -1 is not allowed"),
+        ("entries: [{optimizer: Adam, wd: 0, momentum: high}]", "momentum = 'high' is not allowed"),
+    ],
+)
+def test_bad_grids_are_refused_in_one_sentence(text, sentence, tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(text)
+    assert main(["sweep", str(tmp_path / "grid.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml' is not a file" in capsys.readouterr().err
+
+
+def test_a_sweep_trains_once(grid, capsys):
+    assert main(["sweep", str(grid), "--workers", "1"]) == 0
+    assert "6 runs, 5 distinct, 0 stored\n5 trained in" in capsys.readouterr().out
+    finished = {h.run: h.info["finished"] for h in Store().histories()}
+    assert main(["sweep", str(grid)]) == 0
+    assert "6 runs, 5 distinct, 5 stored\n0 trained in" in capsys.readouterr().out
+    assert finished == {h.run: h.info["finished"] for h in Store().histories()}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
+    """Finished runs are kept, and the second call trains only what is missing."""
+    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 4", "epochs: 25").replace("0.5]", "0.1, 0.2, 0.5, 1]"))
+    command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2"]
+    sweep = subprocess.Popen(
+        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.time() + 120
+    while len(Store().histories()) < 2 and sweep.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    os.killpg(sweep.pid, how)
+    _, error = sweep.communicate(timeout=60)
+    kept = {h.run: h.info["finished"] for h in Store().histories()}
+    assert 2 <= len(kept) < 11
+    if how == signal.SIGINT:
+        assert sweep.returncode == 130
+        assert f"stopped: {len(kept)} of 11 runs are done and stored; the same command goes on" in error.decode()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert f"{11 - len(kept)} trained in" in done.stdout, done.stderr
+    again = {h.run: h.info["finished"] for h in Store().histories()}
+    assert len(again) == 11 and all(again[run] == finished for run, finished in kept.items())
+    assert not [f for f in os.listdir(os.environ["NCUTILS_RUNS"]) if f.endswith(".tmp")]
+
+
+def test_diverged_runs_are_kept_and_counted(tmp_path, capsys):
+    (tmp_path / "grid.yaml").write_text(SHORT + "entries: [{arch: mlp, optimizer: SGD, lr: [0.05, 1.0e+12], wd: 0}]")
+    assert main(["sweep", str(tmp_path / "grid.yaml"), "--workers", "1"]) == 0
+    assert "of all 2, 1 diverged" in capsys.readouterr().out
+    assert [h.info["diverged_epoch"] for h in Store().histories() if h.diverged] == [1]
+
+
+def test_a_failing_run_does_not_end_the_others(capsys):
+    good, bad = Run(epochs=2, width=2, n_train=300), Run(epochs=2, width=2, n_train=257)  # 257 = 2 x 128 + 1
+    with pytest.raises(ValueError, match="batch_size = 128 is not allowed with 257 training images"):
+        train_all([bad, good], workers=1)
+    assert [h.run for h in Store().histories()] == [good]
+
+
+def test_a_ray_cluster_of_two_nodes_gives_what_one_machine_gives(grid, tmp_path):
+    pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
+    from ray.cluster_utils import Cluster
+
+    runs = [run for _, run in read_grid(grid)]
+    local = train_all(runs, Store(tmp_path / "local"), device="cpu", workers=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        remote = train_all(runs, Store(tmp_path / "remote"), device="cpu", ray=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert len(Store(tmp_path / "remote").histories()) == 5
+    for here, there in zip(local, remote):
+        assert here.run == there.run
+        pd.testing.assert_frame_equal(here.frame.drop(columns="gram"), there.frame.drop(columns="gram"))
+    assert len({h.info["node"] for h in remote}) == 2
