@@ -1,10 +1,41 @@
-"""What a chapter needs beside runs and figures: its parameters checked."""
+"""What a chapter needs beside figures: its parameters checked, its grid's runs."""
 
 from __future__ import annotations
 
 import ast
 import difflib
 import itertools
+
+from IPython.display import Markdown, display
+
+from ncutils import project_folder
+from ncutils.analysis import Groups, stored_grid
+from ncutils.sweeps import train_all
+
+
+def grid_runs(grid: str, train: bool = False, device: str | None = None, **fields) -> Groups:
+    """The stored runs of a grid file of the project by optimizer (`analysis.stored_grid`), and a line that counts them.
+
+    With `train`, what is missing is trained first, as `python -m ncutils sweep` does.
+    Raises FileNotFoundError where no run is stored.
+    """
+    path = project_folder(grid)
+    groups, missing = stored_grid(path, **fields)
+    if train and missing:
+        train_all(missing, device=device)
+        groups, missing = stored_grid(path, **fields)
+    runs = {h.run: h for histories in groups.values() for h in histories}
+    if not runs:
+        raise FileNotFoundError(
+            f"none of the {len(missing)} runs that this chapter takes from {grid} is stored: "
+            f"`python -m ncutils sweep {grid}` trains them, or the parameter train=True"
+        )
+    dropped = sum(not h.valid for h in runs.values())
+    text = f"{len(runs)} runs of `{grid}`, {dropped} of them fail the paper's filter and are left out below."
+    if missing:
+        text += f" {len(missing)} more are not stored: `python -m ncutils sweep {grid}` trains them."
+    display(Markdown(text))
+    return groups
 
 
 def check_parameters(cells: list[str]) -> None:

@@ -2,8 +2,9 @@
 
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
-folder there with train/<class>/ and test/<class>/ images of one size. "separable" is synthetic; "unconstrained" has
-labels alone, for the unconstrained feature model.
+folder there with train/<class>/ and test/<class>/ images: of one size, or of any where an image_size is given; then they
+are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs. "separable"
+is synthetic; "unconstrained" has labels alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
 training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,21 +29,66 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 
 @dataclass(frozen=True)
 class Split:
-    """Labels [N] and how to get the images of some of them: indices [n] -> array [n, C, H, W]."""
+    """Labels [N] and how to get the images of some of them: indices [n] -> array [n, C, H, W]; their files, if any."""
 
     labels: np.ndarray
     images: Callable[[np.ndarray], np.ndarray]
+    paths: list[Path] | None = None
+
+
+class Streamed(torch.utils.data.Dataset):
+    """Images that stay on disk: item i is the i-th file, cropped to a square [3, size, size], uint8."""
+
+    mean, std, device = 0.0, 1.0, torch.device("cpu")
+
+    def __init__(self, paths: list[Path], size: int):
+        self.paths, self.size = paths, size
+        self.shape = (len(paths), 3, size, size)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        from PIL import ImageOps
+
+        image = ImageOps.fit(_open(self.paths[index]), (self.size, self.size))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def standardise(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
+        return (images - self.mean) / self.std
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Standardised float32 images [N, C, H, W], channels last in memory, and int64 labels [N]."""
+    """Standardised float32 images [N, C, H, W], channels last in memory, or Streamed ones, and int64 labels [N]."""
 
-    train_images: torch.Tensor
+    train_images: torch.Tensor | Streamed
     train_labels: torch.Tensor
-    test_images: torch.Tensor
+    test_images: torch.Tensor | Streamed
     test_labels: torch.Tensor
     n_classes: int
+
+
+def batches(images: torch.Tensor | Streamed, indices: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The images of each set of indices, standardised, on the device; Streamed ones are read ahead by worker processes."""
+    if isinstance(images, torch.Tensor):
+        yield from (images[i] for i in indices)
+        return
+    loader = torch.utils.data.DataLoader(
+        images,
+        batch_sampler=[i.tolist() for i in indices],
+        num_workers=min(8, usable_cores()),
+        pin_memory=images.device.type == "cuda",
+    )
+    try:
+        yield from map(images.standardise, loader)
+    except ValueError as error:  # a worker's, with its traceback in the message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def data_folder() -> Path:
@@ -50,12 +96,21 @@ def data_folder() -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def load(name: str, n_train: int | None = None, n_test: int | None = None, device: str = "cpu") -> Dataset:
+def load(
+    name: str,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    device: str = "cpu",
+    image_size: int | None = None,
+) -> Dataset:
     """The named data set, or class-balanced subsets of it: the first n_train and n_test images, class by class.
 
-    Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
+    Raises ValueError for an unknown name, too large an n_train or n_test, or an image_size for what is no folder,
+    FileNotFoundError where files are missing.
     """
     train, test = splits(name)
+    if image_size is not None:
+        return _streamed(train, test, name, n_train, n_test, torch.device(device), image_size)
     x, y = _pick(train, n_train, "n_train", name)
     x_test, y_test = _pick(test, n_test, "n_test", name)
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
@@ -90,12 +145,35 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
 
 
 def _pick(split: Split, n: int | None, parameter: str, name: str):
+    indices = _chosen(split, n, parameter, name)
+    images = torch.from_numpy(np.ascontiguousarray(split.images(indices))).to(torch.float32)
+    return images, torch.from_numpy(split.labels[indices]).to(torch.int64)
+
+
+def _chosen(split: Split, n: int | None, parameter: str, name: str) -> np.ndarray:
     total = len(split.labels)
     if n is not None and not 0 < n <= total:
         raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none")
-    indices = np.arange(total) if n is None else balanced_order(split.labels)[:n]
-    images = torch.from_numpy(np.ascontiguousarray(split.images(indices))).to(torch.float32)
-    return images, torch.from_numpy(split.labels[indices]).to(torch.int64)
+    return np.arange(total) if n is None else balanced_order(split.labels)[:n]
+
+
+def _streamed(train, test, name, n_train, n_test, device, size) -> Dataset:
+    """Mean and standard deviation of each channel are those of 1,000 training images, every class in turn."""
+    if name in SOURCES:
+        raise ValueError(f"image_size = {size} is not allowed with dataset = {name!r}: it is for folders of images")
+    parts = []
+    for split, n, parameter in ((train, n_train, "n_train"), (test, n_test, "n_test")):
+        indices = _chosen(split, n, parameter, name)
+        images = Streamed([split.paths[i] for i in indices], size)
+        parts += [images, torch.from_numpy(split.labels[indices]).to(torch.int64)]
+    sample = balanced_order(parts[1].numpy())[:1000]
+    pixels = torch.stack([parts[0][i] for i in sample]).double()
+    for images in parts[::2]:
+        images.device = device
+        images.mean = pixels.mean((0, 2, 3)).float()[:, None, None].to(device)
+        images.std = pixels.std((0, 2, 3)).float().clamp_min(1e-12)[:, None, None].to(device)
+    images, labels, test_images, test_labels = parts
+    return Dataset(images, labels.to(device), test_images, test_labels.to(device), int(train.labels.max()) + 1)
 
 
 def _digits() -> tuple[Split, Split]:
@@ -164,8 +242,6 @@ def _torchvision(name: str) -> tuple[Split, Split]:
 
 def _folder(folder: Path) -> Split:
     """Images in one folder a class, RGB; classes in alphabetical order."""
-    from PIL import Image
-
     classes = sorted(p for p in folder.iterdir() if p.is_dir())
     files = [[f for f in sorted(c.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES] for c in classes]
     for c, found in zip(classes, files):
@@ -179,22 +255,28 @@ def _folder(folder: Path) -> Split:
     def images(indices):
         out = None
         for i, index in enumerate(indices):
-            try:
-                with Image.open(paths[index]) as image:
-                    pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-            except OSError as error:
-                raise ValueError(f"dataset: {paths[index]} is not a readable image ({error})") from None
+            pixels = np.asarray(_open(paths[index])).transpose(2, 0, 1)
             if out is None:
                 out = np.empty((len(indices), *pixels.shape), dtype=np.uint8)
             if pixels.shape != out.shape[1:]:
                 raise ValueError(
                     f"dataset: {paths[index]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, others have "
-                    f"{out.shape[3]} x {out.shape[2]}; all images must have one size"
+                    f"{out.shape[3]} x {out.shape[2]}; all images must have one size, or image_size must be set"
                 )
             out[i] = pixels
         return out
 
-    return Split(labels, images)
+    return Split(labels, images, paths)
+
+
+def _open(path: Path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"dataset: {path} is not a readable image ({error})") from None
 
 
 SOURCES = {

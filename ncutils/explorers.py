@@ -15,8 +15,8 @@ from IPython.display import display
 from ncutils.training import live_front_end
 
 
-def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choices: list[float]) -> widgets.Widget:
-    """A figure `draw(**values)` with a slider for each keyword.
+def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choices: list) -> widgets.Widget:
+    """A figure `draw(**values)` with a slider for each keyword, or a menu where its choices are strings.
 
     `choices` holds, for each parameter, the values that the built book offers, in order; every combination is drawn
     now, and the browser switches between them without a kernel: each slider's index is linked to the index of a Stack,
@@ -33,7 +33,9 @@ def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choice
 
 def _prerendered(draw, choices) -> widgets.Widget:
     sliders = [
-        widgets.SelectionSlider(
+        widgets.Dropdown(options=values, description=name)
+        if isinstance(values[0], str)
+        else widgets.SelectionSlider(
             options=[(f"{v:g}", v) for v in values], description=name, value=values[len(values) // 2]
         )
         for name, values in choices.items()
@@ -69,7 +71,9 @@ def _answering(draw, choices) -> widgets.Widget:
 
 
 def _slider(name, values) -> widgets.Widget:
-    """Whole numbers from 2 up, positive numbers on a logarithmic scale, shares (0 among the choices) from 0 to 0.999."""
+    """Strings from a menu, whole numbers from 2 up, positive numbers on a logarithmic scale, shares (0 among the choices) from 0 to 0.999."""
+    if isinstance(values[0], str):
+        return widgets.Dropdown(options=values, description=name)
     common = {"value": values[len(values) // 2], "description": name, "continuous_update": False}
     if all(isinstance(v, int) for v in values):
         return widgets.IntSlider(min=2, max=10 * max(values), **common)
@@ -95,7 +99,9 @@ def legend(axis: plt.Axes) -> None:
 def _svg(figure: plt.Figure) -> str:
     """The figure as a small piece of SVG: text as text, a tenth of a point as the finest coordinate."""
     text = io.StringIO()
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ncutils", "savefig.bbox": None}):
+    # what has no layout engine has margins of its own, which stay as they are from frame to frame (`canvas`)
+    box = "tight" if figure.get_layout_engine() else None
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ncutils", "savefig.bbox": box}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     plt.close(figure)
     svg = text.getvalue()

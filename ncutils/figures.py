@@ -1,27 +1,31 @@
-"""Stored runs -> matplotlib figures and tables. Each figure carries its profile, data, seeds and run counts."""
+"""Stored runs -> matplotlib figures. Each carries its profile, data, seeds and run counts."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ncutils import metrics, published
-from ncutils.training import History, exact_law, lr_schedule
+from ncutils.analysis import Groups, regression, valid
+from ncutils.training import History, decay_budget, exact_law, lr_schedule
 
-# One hue a rule; the coupled variant dark and solid, the decoupled one light and dashed.
-COLOURS = dict(zip(published.OPTIMIZERS, ["#1f5fa8", "#6aaee6", "#b5321f", "#f28c5b", "#1d7a3e", "#79c36a"]))
-COLOURS |= {"SignGD": COLOURS["Signum"], "SignGDW": COLOURS["SignumW"]}
+# Coupled decay is blue, solid, with full markers; decoupled decay orange, dashed, with hollow ones; a shade and a
+# marker a rule.
+COLOURS = dict(zip(published.OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#6aaed6", "#fda34d"]))
+MARKERS = dict(zip(published.OPTIMIZERS, "ooss^^"))
+for marks in (COLOURS, MARKERS):
+    marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
+_FROM_DECOUPLED_TO_COUPLED = LinearSegmentedColormap.from_list("coupling", [COLOURS["AdamW"], COLOURS["Adam"]])
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 LABELS = dict(
     zip(metrics.KEYS, ["NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4"]),
     train_acc="training accuracy",
     test_acc="test accuracy",
 )
-
-Groups = dict[str, list[History]]  # a label -> its runs, one a seed
 
 
 def set_style() -> None:
@@ -48,11 +52,14 @@ def caption(histories: list[History], profile: str) -> str:
     text = (
         f"Profile {profile}: {_join(r.arch for r in runs)}, width {_join(r.width for r in runs)}, "
         f"{_join(r.dataset for r in runs)}, {_join(f'{m:,}' for m in n)} training images, "
-        f"{_join(r.epochs for r in runs)} epochs. {_count(seeds, 'Seed')} {_join(seeds)}. {len(runs)} {_count(runs, 'run')}"
+        f"{_join(r.epochs for r in runs)} epochs, lr {_join(sorted(r.lr for r in runs))}, "
+        f"momentum {_join(f'{m:g}' for m in sorted(r.momentum for r in runs))}. {_count(seeds, 'Seed')} {_join(seeds)}. "
+        f"{len(runs)} {_count(runs, 'run')}"
     )
+    least = f"{_join(f'{h.least_accuracy:.0%}'.replace('%', ' %') for h in histories)} training accuracy"
     if not dropped:
-        return text + ", none dropped (all reach 99 % training accuracy)."
-    reasons = f"{len(dropped) - diverged} under 99 % training accuracy, {diverged} diverged"
+        return text + f", none dropped (all reach {least})."
+    reasons = f"{len(dropped) - diverged} under {least}, {diverged} diverged"
     return text + f", {len(dropped)} of them fail the paper's filter ({reasons})."
 
 
@@ -62,11 +69,12 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
     Runs that fail the filter are drawn faint. `laws`: label -> (epochs, values), drawn as dots in NC0's panel.
     """
     figure, axes = _panels(len(columns))
+    looks = _looks(groups)
     for axis, column in zip(axes, columns):
         for label, histories in groups.items():
             curves = _curves(histories, column)
-            look = {**_look(label), "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
-            axis.plot(curves.index, curves.mean(axis=1), **look)
+            look = {**looks[label], "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
+            axis.plot(curves.index, curves.mean(axis=1), **look, markevery=max(1, len(curves) // 6))
             if curves.shape[1] > 1:
                 axis.fill_between(
                     curves.index, curves.min(axis=1), curves.max(axis=1), color=look["color"], alpha=0.15, lw=0
@@ -77,7 +85,7 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
         axis.set(xlabel="epoch", title=LABELS.get(column, column))
         _log_scale(axis)
         _mark_lr_drops(axis, groups)
-    handles = _handles(groups)
+    handles = [Line2D([], [], **look) for look in looks.values()]
     if laws:
         handles.append(Line2D([], [], color="black", marker=".", ls="", label="closed form"))
     _finish(figure, handles, groups, profile)
@@ -94,6 +102,7 @@ def singular_value_curves(groups: Groups, profile: str):
         for label, histories in groups.items():
             look = {**_look(label), "ls": "-", "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
             mean = _curves(histories, f"{matrix}_sv_mean").mean(axis=1)
+            look["markevery"] = max(1, len(mean) // 6)
             axis.plot(mean.index, mean, **look)
             if matrix == "w":
                 smallest = _curves(histories, "w_sv_min").mean(axis=1)
@@ -108,27 +117,134 @@ def singular_value_curves(groups: Groups, profile: str):
     return figure
 
 
-def decay_sweep(groups: dict[str, list[History]], profile: str, columns=("nc0", "nc3")):
-    """Figure 1: final metrics against weight decay, mean and one standard deviation over the valid runs of each."""
+def decay_sweep(groups: Groups, profile: str, columns=("nc0", "nc3"), budget: bool = False):
+    """Figures 1, 3, 13, 15, 17 to 20 and the like: final metrics over weight decay, or over the decay budget
+    (`training.decay_budget`): mean and one standard deviation over the valid runs of each.
+
+    Learning rates give many budgets: those within half a decade are taken together.
+    """
     figure, axes = _panels(len(columns))
     for axis, column in zip(axes, columns):
+        decays = []
         for label, histories in groups.items():
             points = pd.DataFrame(
-                [(h.run.coupled_wd + h.run.decoupled_wd, h.final[column]) for h in histories if h.valid],
-                columns=["wd", column],
+                [
+                    (_half_decade(decay_budget(h)) if budget else h.run.wd, h.final[column])
+                    for h in histories
+                    if h.valid
+                ],
+                columns=["decay", column],
                 dtype=float,
             )
-            stats = points.groupby("wd")[column].agg(["mean", "std"]).fillna(0)
+            stats = points.groupby("decay")[column].agg(["mean", "std"])
+            decays += [d for d in stats.index if d > 0]
             look = _look(label)
-            axis.plot(stats.index, stats["mean"], marker="o", ms=4, **look)
-            low = np.maximum(stats["mean"] - stats["std"], stats["mean"] * 0.1)  # a log axis has no zero
-            axis.fill_between(stats.index, low, stats["mean"] + stats["std"], color=look["color"], alpha=0.15, lw=0)
-        axis.set(xlabel="weight decay", title=f"final {LABELS.get(column, column)}")
-        _log_scale(axis)
-        positive = [w for hs in groups.values() for h in hs if (w := h.run.coupled_wd + h.run.decoupled_wd) > 0]
-        axis.set_xscale("symlog", linthresh=min(positive, default=1e-3))
+            axis.plot(stats.index, stats["mean"], **look)
+            axis.fill_between(stats.index, *_band(stats), color=look["color"], alpha=0.15, lw=0)
+        axis.set(xlabel="decay budget, wd × sum of lr" if budget else "weight decay")
+        axis.set(title=LABELS[column] if column.endswith("_acc") else f"final {LABELS[column]}")
+        if _empty(axis):
+            continue
+        if not column.endswith("_acc"):
+            _log_scale(axis)
+        axis.set_xscale("symlog", linthresh=min(decays, default=1e-3))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlim(0, 1.5 * max(positive, default=1))
+        axis.set_xlim(0, 1.5 * max(decays, default=1))
+    _finish(figure, _handles(groups), groups, profile)
+    return figure
+
+
+def _half_decade(value: float) -> float:
+    return 10 ** (round(2 * np.log10(value)) / 2) if value > 0 else 0.0
+
+
+def interpolation(steps: dict[float, list[History]], profile: str, columns=("nc0", "nc1", "nc2", "nc3")):
+    """Figure 7: final metrics and accuracies against the coupled part of a fixed total decay, from AdamW to Adam.
+
+    `steps` maps the coupled share to its runs, one a seed: mean and one standard deviation of the valid ones.
+    """
+    figure, axes = _panels(len(columns) + 2)
+    for axis, column in zip(axes, (*columns, "train_acc", "test_acc")):
+        points = [(share, h.final[column]) for share, histories in steps.items() for h in histories if h.valid]
+        stats = pd.DataFrame(points, columns=["share", "y"], dtype=float).groupby("share")["y"].agg(["mean", "std"])
+        axis.plot(stats.index, stats["mean"], color="0.3", lw=1, zorder=1)
+        axis.fill_between(stats.index, *_band(stats), color="0.3", alpha=0.15, lw=0)
+        axis.scatter(
+            stats.index, stats["mean"], c=stats.index, cmap=_FROM_DECOUPLED_TO_COUPLED, vmin=0, vmax=1, zorder=2
+        )
+        axis.set(xlabel="coupled share of the decay", title=f"final {LABELS[column]}")
+        if not _empty(axis) and not column.endswith("_acc"):
+            _log_scale(axis)
+    ends = [Line2D([], [], ls="", marker="o", color=COLOURS[name], label=name) for name in ("AdamW", "Adam")]
+    _finish(figure, ends, {"": [h for histories in steps.values() for h in histories]}, profile)
+    return figure
+
+
+def _band(stats: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Mean minus and plus one standard deviation; a tenth of the mean at least, since a logarithmic axis has no zero."""
+    spread = stats["std"].fillna(0)
+    return np.maximum(stats["mean"] - spread, stats["mean"] * 0.1), stats["mean"] + spread
+
+
+def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc3")):
+    """Figure 4: final metrics over momentum (down) and weight decay (across), mean over the runs of each cell.
+
+    A cell whose runs all fail the filter is hatched, its value grey: shown, not counted.
+    """
+    figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 3.4), squeeze=False)
+    for axis, column in zip(axes.flat, columns):
+        rows = [(h.run.momentum, h.run.wd, h.valid, h.final[column]) for h in histories]
+        table = pd.DataFrame(rows, columns=["momentum", "wd", "valid", column])
+        cells = table.pivot_table(index="momentum", columns="wd", values=column, aggfunc="mean")
+        kept = table[table["valid"]].pivot_table(index="momentum", columns="wd", values=column, aggfunc="mean")
+        kept = kept.reindex(index=cells.index, columns=cells.columns)
+        image = axis.imshow(np.log10(kept.clip(lower=1e-7)), cmap="viridis", aspect="auto", origin="lower")
+        dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
+        for i, momentum in enumerate(cells.index):
+            for j, wd in enumerate(cells.columns):
+                value, valid_value = cells.loc[momentum, wd], kept.loc[momentum, wd]
+                if np.isnan(valid_value):
+                    axis.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="0.8", lw=0))
+                colour = "0.45" if np.isnan(valid_value) else "black" if np.log10(valid_value) > dark else "white"
+                text = f"{value:.2g}" if np.isfinite(value) else "–"
+                axis.text(j, i, text.replace("e-0", "e-"), ha="center", va="center", fontsize=7, color=colour)
+        axis.set(title=f"final {LABELS[column]}", xlabel="weight decay", ylabel="momentum")
+        axis.set_xticks(range(len(cells.columns)), [f"{wd:g}" for wd in cells.columns], fontsize=8)
+        axis.set_yticks(range(len(cells.index)), [f"{momentum:g}" for momentum in cells.index], fontsize=8)
+        axis.grid(visible=False)
+    _caption_below(figure, histories, profile)
+    return figure
+
+
+def scatter(
+    groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x: str = "nc0", by_lr: bool = False, fit: bool = False
+):
+    """Figures 2, 9 to 12, 21 to 23 and the like: final metrics of valid runs against NC0, one panel a column, or with
+    `by_lr` one a learning rate. `fit` adds the regression on log10 NC0 (`analysis.regression`)."""
+    runs = valid(groups)
+    rates = sorted({h.run.lr for h in runs})
+    panels = [(column, lr) for column in columns for lr in (rates if by_lr else [None])]
+    figure, axes = _panels(len(panels))
+    for axis, (column, lr) in zip(axes, panels):
+        for label, histories in groups.items():
+            points = [(h.final[x], h.final[column]) for h in histories if h.valid and lr in (None, h.run.lr)]
+            axis.plot(*np.array(points, dtype=float).reshape(-1, 2).T, **_look(label) | {"ls": "", "alpha": 0.8})
+        axis.set(xlabel=LABELS[x], ylabel=LABELS[column], title="" if lr is None else f"learning rate {lr:g}")
+        if _empty(axis):
+            continue
+        if column == "nc1":
+            _log_scale(axis)
+        if x == "nc0":
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(numticks=5))
+            axis.xaxis.set_minor_locator(NullLocator())
+        if fit:
+            row = regression([h for h in runs if lr in (None, h.run.lr)], column)
+            if len(row):
+                line, ends = row.iloc[-1], np.array(axis.get_xlim())
+                axis.plot(ends, line["intercept"] + line["beta"] * np.log10(ends), color="black", lw=1)
+                axis.set_xlim(ends)
+                axis.set_title(f"{axis.get_title()}  slope {line['beta']:.3f}, R² {line['r2']:.2f}".strip())
     _finish(figure, _handles(groups), groups, profile)
     return figure
 
@@ -144,23 +260,8 @@ def law_figure(histories: list[History], profile: str):
     axis.set(xlabel="step", ylabel="NC0 / initial NC0")
     _log_scale(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.text(0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    _caption_below(figure, histories, profile)
     return figure
-
-
-def law_table(histories: list[History]):
-    """Final NC0 by the exact law and as measured, relative to its start, and the largest relative error above 1e-4."""
-    rows = []
-    for history in histories:
-        start = history.frame["nc0"].iloc[0]
-        law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
-        error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
-        rows.append(
-            (history.run.optimizer, f"{history.run.momentum:g}", history.run.seed, law[-1], measured[-1], error)
-        )
-    columns = ["optimizer", "momentum", "seed", "final / initial, law", "measured", "largest relative error above 1e-4"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.style.format("{:.3g}", subset=columns[3:]).hide(axis="index")
 
 
 def sequence(n: int) -> list:
@@ -168,36 +269,22 @@ def sequence(n: int) -> list:
     return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
 
 
-def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
-    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
-
-    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so.
-    """
-    rows = {}
-    for label, histories in groups.items():
-        valid = [h for h in histories if h.valid]
-        row = {}
-        for column in columns:
-            final = np.array([h.final[column] for h in valid or histories])
-            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in valid or histories])
-            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
-            value = f"{final.mean():.3g}{spread} ({_percent(change)})" if np.isfinite(final).all() else "undefined"
-            row[LABELS[column], "here"] = value
-            row[LABELS[column], "paper"] = f"{published_values.get(label, {}).get(column, float('nan')):g}"
-        accuracy = np.mean([h.final["train_acc"] for h in valid or histories])
-        dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
-        row["training accuracy", "here"] = f"{accuracy:.1%}{dropped}"
-        rows[label] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
 def _panels(n: int):
-    """Two panels a row, of a size whose text stays readable at the width of a page."""
-    columns = min(n, 2)
-    figure, axes = plt.subplots(-(-n // columns), columns, figsize=(4 * columns, 2.9 * -(-n // columns)), squeeze=False)
+    """Two panels a row, or one or three in the only one, of a size whose text stays readable at the width of a page."""
+    columns = 3 if n == 3 else min(n, 2)
+    width, rows = {1: 6, 3: 3.2}.get(n, 4), -(-n // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 2.9 * rows), squeeze=False)
     for axis in axes.flat[n:]:
         axis.remove()
     return figure, list(axes.flat[:n])
+
+
+def _empty(axis) -> bool:
+    """Whether nothing is drawn; then the axis says so."""
+    empty = not any(len(line.get_xdata()) for line in axis.lines)
+    if empty:
+        axis.text(0.5, 0.5, "no valid run", ha="center", va="center", transform=axis.transAxes, color="0.35")
+    return empty
 
 
 def _log_scale(axis) -> None:
@@ -212,20 +299,25 @@ def _log_scale(axis) -> None:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _percent(change: float) -> str:
-    text = "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
-    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
-
-
 def _curves(histories: list[History], column: str) -> pd.DataFrame:
     """epoch x run."""
     return pd.concat([h.frame.set_index("epoch")[column] for h in histories], axis=1)
 
 
 def _look(label: str) -> dict:
-    """Colour and line style by the optimizer's name, the label's first word."""
+    """Colour, line style and marker by the optimizer's name, the label's first word."""
     name = label.split(" ")[0]
-    return {"color": COLOURS.get(name, "grey"), "ls": STYLES.get(name, "-"), "label": label}
+    hollow = {"mfc": "white"} if name.endswith("W") else {}
+    marker = {"marker": MARKERS.get(name, ""), "ms": 4} | hollow
+    return {"color": COLOURS.get(name, "grey"), "ls": STYLES.get(name, "-"), "label": label} | marker
+
+
+def _looks(groups: Groups) -> dict[str, dict]:
+    """`_look` of each label; where several labels share an optimizer, a colour and a marker for each label instead."""
+    if len({label.split(" ")[0] for label in groups}) == len(groups):
+        return {label: _look(label) for label in groups}
+    marks = zip(groups, sequence(len(groups)), "os^vDPX*" * len(groups))
+    return {label: {"color": colour, "marker": marker, "ms": 4, "label": label} for label, colour, marker in marks}
 
 
 def _mark_lr_drops(axis, groups: Groups) -> None:
@@ -246,8 +338,11 @@ def _finish(figure, handles, groups: Groups, profile: str) -> None:
         ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
         frameon=False,
     )
-    text = caption([h for histories in groups.values() for h in histories], profile)
-    figure.text(0.5, -0.02, text, ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    _caption_below(figure, [h for histories in groups.values() for h in histories], profile)
+
+
+def _caption_below(figure, histories: list[History], profile: str) -> None:
+    figure.text(0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
 
 
 def _count(things, noun: str) -> str:
@@ -295,5 +390,5 @@ def gram_figure(history: History, profile: str):
             image = axis.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
             axis.set(title=f"{name}, epoch {epoch}", xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
-    figure.text(0.5, -0.02, caption([history], profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    _caption_below(figure, [history], profile)
     return figure

@@ -121,4 +121,53 @@ def ufm(width: int, shape: tuple[int, ...], n_classes: int) -> UFM:
     return UFM(shape[0], 8 * width, n_classes)
 
 
-ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm}
+class PatchTokens(nn.Module):
+    """Images [N, C, H, W] -> tokens [N, 1 + patches, p]: a linear map of each patch, a class token, learned positions."""
+
+    def __init__(self, channels: int, patches: int, patch: int, p: int):
+        super().__init__()
+        self.patch = nn.Conv2d(channels, p, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, p))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + patches, p))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.patch(images).flatten(2).mT
+        return torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1) + self.position
+
+
+class ClassToken(nn.Module):
+    def forward(self, tokens):
+        return tokens[:, 0]
+
+
+def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+    """Vision transformer: patches of 4 x 4 pixels, p = 8 width, 6 layers of 8 heads, no dropout (the paper's at width 64).
+
+    Left open by the paper, chosen here: LayerNorm before each block and at the end, MLPs of 4 p units with GELU, a class token.
+    """
+    _, channels, image_size, _ = shape
+    if image_size % 4:
+        raise ValueError(f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}")
+    p = 8 * width
+    layer = nn.TransformerEncoderLayer(p, 8, 4 * p, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    features = nn.Sequential(
+        PatchTokens(channels, (image_size // 4) ** 2, 4, p),
+        nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
+        ClassToken(),
+        nn.LayerNorm(p),
+    )
+    return Classifier(features, p, n_classes)
+
+
+def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+    """torchvision's ResNet50, p = 2048. `width` is that of its bottlenecks: 64 is the original, less is narrower."""
+    from torchvision.models.resnet import Bottleneck, ResNet  # takes a second to import: only for those who need it
+
+    features = ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=width)
+    if shape[1] != 3:
+        features.conv1 = nn.Conv2d(shape[1], 64, 7, stride=2, padding=3, bias=False)
+    p, features.fc = features.fc.in_features, nn.Identity()
+    return Classifier(features, p, n_classes)
+
+
+ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit": vit, "resnet50": resnet50}

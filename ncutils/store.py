@@ -8,6 +8,7 @@ file) read as if they were there.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import warnings
@@ -29,18 +30,16 @@ class Store:
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
         self.folder = Path(folder or os.environ.get("NCUTILS_RUNS") or project_folder("runs"))
         self.shipped = Path(shipped or project_folder("results"))
-        self._shipped_index: dict[str, Path] | None = None
 
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
         path = self._path(run.hash)
         if path.exists():
             return next(iter(_read(path)), None)
-        path = self._shipped().get(run.hash)
-        return next((h for h in _read(path, run.hash)), None) if path else None
+        return next((found[run.hash] for found in self._shipped() if run.hash in found), None)
 
     def __contains__(self, run: Run) -> bool:
-        return self._path(run.hash).exists() or run.hash in self._shipped()
+        return self._path(run.hash).exists() or any(run.hash in found for found in self._shipped())
 
     def put(self, history: History) -> None:
         """Stores a History under its Run's hash, whole or not at all. Raises OSError where the folder is not writable."""
@@ -50,20 +49,21 @@ class Store:
     def histories(self) -> list[History]:
         """Every stored History, the folder's before the shipped, each Run once."""
         found = {}
-        for path in [*sorted(self.folder.glob("*.parquet")), *sorted(self.shipped.glob("*.parquet"))]:
-            for history in _read(path):
-                found.setdefault(history.run.hash, history)
+        for path in sorted(self.folder.glob("*.parquet")):
+            found |= {history.run.hash: history for history in _read(path)}
+        for shipped in self._shipped():
+            found = shipped | found
         return list(found.values())
+
+    def checkpoint(self, run: Run) -> Path:
+        """Where a Run in progress keeps its state."""
+        return self.folder / f"{run.hash}.checkpoint"
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
-    def _shipped(self) -> dict[str, Path]:
-        if self._shipped_index is None:
-            self._shipped_index = {
-                name: path for path in sorted(self.shipped.glob("*.parquet")) for name in _records(path)
-            }
-        return self._shipped_index
+    def _shipped(self) -> list[dict[str, History]]:
+        return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
 
 
 def write(histories: list[History], path: Path) -> None:
@@ -101,15 +101,19 @@ def _records(path: Path) -> dict:
     return json.loads(metadata[_KEY])
 
 
-def _read(path: Path, name: str | None = None) -> list[History]:
-    """The Histories in a file, or the one of that name. A file that cannot be read is named in a warning and skipped."""
+@functools.cache
+def _read_once(path: Path, modified: int) -> dict[str, History]:
+    """The Histories in a shipped file by hash, read anew when it was modified."""
+    return {history.run.hash: history for history in _read(path)}
+
+
+def _read(path: Path) -> list[History]:
+    """The Histories in a file. A file that cannot be read is named in a warning and skipped."""
     try:
         records = _records(path)
-        frame = pd.read_parquet(path, filters=[("run", "==", name)] if name else None)
-        groups = dict(iter(frame.groupby("run", sort=False)))
         return [
             History(Run(**records[n]["run"]), group.drop(columns="run").reset_index(drop=True), records[n]["info"])
-            for n, group in groups.items()
+            for n, group in pd.read_parquet(path).groupby("run", sort=False)
         ]
     except (ValueError, KeyError, OSError, pa.ArrowException) as error:
         warnings.warn(f"{path} is not a readable store file and is left out: {error}", stacklevel=3)

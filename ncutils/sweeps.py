@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +66,7 @@ def train_all(
     On a CPU, `workers` processes (default: one a core) train one run each: narrow networks gain more from neighbours
     than from threads. On a GPU the default is one; several share it. With `ray`, the address of a Ray cluster ("auto"
     for the one this machine belongs to), its nodes train, each run on one core, or `gpus_per_run` of a GPU where
-    `device` is "cuda". Each run is stored as it ends. If some raise, the others are trained and stored first; then the
+    `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. If some raise, the others are trained and stored first; then the
     first error is raised.
     """
     store = store or Store()
@@ -78,7 +77,10 @@ def train_all(
             for name in sorted({run.dataset for run in missing}):
                 data.splits(name)  # a download, or its failure, comes before any worker starts
             workers = min(workers or default_workers(device), len(missing))
-        results = _on_ray(missing, device, ray, gpus_per_run) if ray else _trained(missing, device, workers, progress)
+        if ray:
+            results = _on_ray(missing, device, ray, gpus_per_run)
+        else:
+            results = _trained(missing, device, workers, progress, store)
         errors = []
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
@@ -99,12 +101,8 @@ def train_all(
     return [found[run.hash] for run in runs]
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_workers(device: str | None) -> int:
-    return 1 if pick_device(device).type != "cpu" else usable_cores()
+    return 1 if pick_device(device).type != "cpu" else data.usable_cores()
 
 
 def _work(run: Run) -> int:
@@ -117,15 +115,15 @@ def n_train(run: Run) -> int:
     return run.n_train or data.SIZES.get(run.dataset) or len(data.splits(run.dataset)[0].labels)
 
 
-def _trained(runs, device, workers, progress) -> Iterator[tuple[Run, History | Exception]]:
+def _trained(runs, device, workers, progress, store) -> Iterator[tuple[Run, History | Exception]]:
     if workers == 1:
         for run in runs:
-            yield run, _attempt(run, device, None, progress and len(runs) == 1)
+            yield run, _attempt(run, device, None, progress and len(runs) == 1, store.checkpoint(run))
         return
-    threads = max(1, usable_cores() // workers)
+    threads = max(1, data.usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-    yield from pool(delayed(_train_in_worker)(run, device, threads) for run in runs)
+    yield from pool(delayed(_train_in_worker)(run, device, threads, store.checkpoint(run)) for run in runs)
 
 
 def _on_ray(runs, device, address, gpus_per_run) -> Iterator[tuple[Run, History | Exception]]:
@@ -153,14 +151,14 @@ def _train_on_node(run: Run, device: str | None) -> tuple[Run, History | Excepti
     return run, result
 
 
-def _train_in_worker(run: Run, device: str | None, threads: int) -> tuple[Run, History | Exception]:
+def _train_in_worker(run: Run, device: str | None, threads: int, checkpoint=None) -> tuple[Run, History | Exception]:
     torch.set_num_threads(threads)  # what a wide network's default is
-    return run, _attempt(run, device, None, False)
+    return run, _attempt(run, device, None, False, checkpoint)
 
 
-def _attempt(run, device, threads, progress) -> History | Exception:
+def _attempt(run, device, threads, progress, checkpoint) -> History | Exception:
     try:
-        return train(run, device, threads, progress)
+        return train(run, device, threads, progress, checkpoint)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
         return error
 

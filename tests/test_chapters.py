@@ -21,8 +21,16 @@ CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 SMALL = {"epochs": 12, "width": 4}
 # Figures outside the explorer that a chapter shows at least, without stored runs
 FIGURES = {"01_neural_collapse": 3, "03_adamw": 3, "06_theorem_3_1": 3, "07_theorem_3_3": 2, "08_theorem_3_4": 2}
-FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0}
-EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm")
+FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
+FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
+EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm", "14_six_settings")
+# For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
+GRID = """
+common: {epochs: 12, width: 4}
+entries:
+  - {arch: [resnet9, mlp], optimizer: [SGD, SGDW], lr: 0.0679, wd: [0, 0.01, 0.05]}
+  - {arch: [resnet9, mlp], optimizer: [Adam, Signum, AdamW, SignumW], lr: 0.005, wd: [0, 0.01, 0.05]}
+"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -59,7 +67,9 @@ def text_of(path):
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
-    small = {name: value for name, value in SMALL.items() if name in declared(chapter)}
+    (tmp_path / "grid.yaml").write_text(GRID)
+    small = SMALL | {"epochs_before": 12, "grid": tmp_path / "grid.yaml", "train": True}
+    small = {name: value for name, value in small.items() if name in declared(chapter)}
     done = papermill(chapter, tmp_path / "out.ipynb", **small)
     assert done.returncode == 0, done.stderr[-2000:]
     found = outputs(tmp_path / "out.ipynb")

@@ -82,6 +82,32 @@ def test_folder(tmp_path, monkeypatch):
     assert len(pets.test_labels) == 8
 
 
+def test_a_streamed_folder_gives_what_one_in_memory_gives(tmp_path, monkeypatch):
+    make_folder(tmp_path / "pets")
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    whole, streamed = data.load("pets", n_train=6), data.load("pets", n_train=6, image_size=8)
+    assert streamed.train_images.shape == whole.train_images.shape and len(streamed.train_images) == 6
+    assert torch.equal(streamed.train_labels, whole.train_labels) and streamed.n_classes == 2
+    indices = [torch.tensor([5, 0]), torch.tensor([3])]
+    for name in ("train_images", "test_images"):
+        for i, batch in zip(indices, data.batches(getattr(streamed, name), indices)):
+            torch.testing.assert_close(batch, getattr(whole, name)[i], rtol=1e-5, atol=1e-5)
+
+
+def test_streamed_images_of_any_size_become_squares(tmp_path, monkeypatch):
+    make_folder(tmp_path / "mixed", sizes=((8, 20), (30, 9)))
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    images = data.load("mixed", image_size=16).train_images
+    (batch,) = data.batches(images, [torch.arange(8)])
+    assert batch.shape == (8, 3, 16, 16) and abs(float(batch.mean())) < 1e-5
+    (tmp_path / "mixed/test/cat/2.png").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match="^dataset: .*2.png is not a readable image") as error:
+        list(data.batches(data.load("mixed", image_size=12).test_images, [torch.arange(8)]))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="image_size = 16 is not allowed with dataset = 'digits'"):
+        data.load("digits", image_size=16)
+
+
 def test_bad_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
     make_folder(tmp_path / "mixed", sizes=((8, 8), (9, 8)))

@@ -62,7 +62,7 @@ def test_the_laptop_grid_has_all_settings():
 def test_dry_run_counts_and_trains_nothing(capsys):
     assert main(["sweep", str(ROOT / "params/quick/grid.yaml"), "--dry-run", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("12 runs, 9 distinct, 0 stored\n") and "9 to train: " in printed
+    assert printed.startswith("75 runs, 69 distinct, 0 stored\n") and "69 to train: " in printed
     assert not Store().histories()
 
 

@@ -11,6 +11,7 @@ from ncutils.metrics import KEYS, nc_metrics
 from ncutils.models import ARCHITECTURES, conv_block
 from ncutils.theory import nc0_law
 from ncutils.training import Run, lr_per_step, make_model, measured_epochs, train
+from tests.test_data import make_folder
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.98])
@@ -94,7 +95,7 @@ def test_training_leaves_global_state_alone():
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"])
-@pytest.mark.parametrize("arch", ["resnet9", "vgg9", "mlp"])
+@pytest.mark.parametrize("arch", ["resnet9", "vgg9", "mlp", "vit"])
 def test_every_optimizer_learns_with_every_network(arch, optimizer):
     lr = 0.1 if optimizer.startswith("SGD") else 0.003
     run = Run.named(optimizer, 5e-4, arch=arch, lr=lr, epochs=15, width=8, dataset="separable", measure="ends")
@@ -147,6 +148,49 @@ def test_width_64_is_the_papers_network(arch):
     assert model.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
 
 
+def test_vit_at_width_64_is_the_papers():
+    """Hidden 512, 6 layers, 8 heads, patch 4; counted by hand with MLPs of 4 x 512 units."""
+    model = ARCHITECTURES["vit"](64, (100, 3, 32, 32), 10)
+    p = 512
+    block = 4 * (p * p + p) + (p * 4 * p + 4 * p) + (4 * p * p + p) + 2 * 2 * p
+    by_hand = (3 * 16 * p + p) + p + 65 * p + 6 * block + 2 * p + p * 10 + 10
+    assert sum(x.numel() for x in model.parameters()) == by_hand
+    assert model.features(torch.zeros(2, 3, 32, 32)).shape == (2, p)
+
+
+def test_resnet50_at_width_64_is_torchvisions():
+    from torchvision.models import resnet50
+
+    model, reference = ARCHITECTURES["resnet50"](64, (9, 3, 64, 64), 1000), resnet50()
+    assert sum(x.numel() for x in model.parameters()) == sum(x.numel() for x in reference.parameters())
+    model.features.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
+    model.classifier.load_state_dict({k[3:]: v for k, v in reference.state_dict().items() if k.startswith("fc.")})
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(model.eval()(images), reference.eval()(images))
+
+
+def test_resnet50_on_a_folder_of_images_from_disk(tmp_path, monkeypatch):
+    """Everything that ImageNet needs: images of any size read by workers, bf16 convolutions, a checkpoint, NC0 by the law."""
+    make_folder(tmp_path / "small", sizes=((40, 30), (33, 50)), classes=("a", "b", "c"))
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    keep, kept = training._keep, []
+    monkeypatch.setattr(training, "_keep", lambda *state: (keep(*state), kept.append(state[-1][0])))
+    common = dict(arch="resnet50", width=4, dataset="small", image_size=32, epochs=3, batch_size=6, precision="bf16")
+    run = Run.named("SGDW", 0.5, lr=0.05, measure="every", **common)
+    history = train(run, "cpu", checkpoint=tmp_path / "state")
+    assert kept == [1, 2] and history.info["n_train"] == 12 and history.info["n_classes"] == 3
+    measured = history.frame["nc0"] / history.frame["nc0"].iloc[0]
+    np.testing.assert_allclose(measured, training.exact_law(history)[history.frame["step"]], rtol=1e-4)
+
+
+def test_cosine_schedule_warms_up_and_falls_to_nothing():
+    rates = training.lr_schedule(Run(epochs=200, lr=0.001, schedule="cosine"))
+    np.testing.assert_allclose(rates[:10], 0.0001 * np.arange(1, 11))
+    np.testing.assert_allclose(rates[10:], 0.0005 * (1 + np.cos(np.pi * np.arange(190) / 190)))
+    assert len(training.lr_schedule(Run(epochs=1, lr=0.1, schedule="cosine"))) == 1
+
+
 def test_pooling_before_relu_is_the_same():
     x = torch.randn(4, 3, 8, 8)
     block = conv_block(3, 5, pool=True).eval()
@@ -173,7 +217,10 @@ def test_pooling_before_relu_is_the_same():
         ({"lr": float("inf")}, "lr = inf is not allowed"),
         ({"epochs": 0}, "epochs = 0 is not allowed"),
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
-        ({"arch": "resnet10"}, "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9', 'mlp' or 'ufm'"),
+        (
+            {"arch": "resnet10"},
+            "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9', 'mlp', 'ufm', 'vit' or 'resnet50'",
+        ),
         ({"rule": "adamw"}, "rule = 'adamw' is not allowed: it must be 'sgd', 'adam' or 'signum'"),
         ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed"),
@@ -227,3 +274,25 @@ def test_hash_of_shipped_runs_does_not_move():
         Run.named("AdamW", 0.025, dataset="FashionMNIST", n_train=3000, n_test=1000, epochs=80, lr=0.005).hash
         == "ac3ddf4670b5acef"
     )
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_result(rule, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    run = Run(rule=rule, width=2, n_train=300, epochs=4, decoupled_wd=0.1, coupled_wd=0.1)
+    whole = train(run, "cpu")
+    keep = training._keep
+
+    def keep_and_stop(*state):
+        keep(*state)
+        if state[-1][0] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_keep", keep_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, "cpu", checkpoint=tmp_path / "state")
+    assert [f.name for f in tmp_path.iterdir()] == ["state"]
+    monkeypatch.setattr(training, "_keep", keep)
+    again = train(run, "cpu", checkpoint=tmp_path / "state")
+    pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
+    assert not list(tmp_path.iterdir())

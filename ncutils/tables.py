@@ -1,0 +1,53 @@
+"""Stored runs -> tables for a page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ncutils.analysis import Groups
+from ncutils.figures import LABELS
+from ncutils.training import History, exact_law
+
+
+def law_table(histories: list[History]):
+    """Final NC0 by the exact law and as measured, relative to its start, and the largest relative error above 1e-4."""
+    rows = []
+    for history in histories:
+        start = history.frame["nc0"].iloc[0]
+        law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
+        error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
+        rows.append(
+            (history.run.optimizer, f"{history.run.momentum:g}", history.run.seed, law[-1], measured[-1], error)
+        )
+    columns = ["optimizer", "momentum", "seed", "final / initial, law", "measured", "largest relative error above 1e-4"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.style.format("{:.3g}", subset=columns[3:]).hide(axis="index")
+
+
+def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
+    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
+
+    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so.
+    """
+    rows = {}
+    for label, histories in groups.items():
+        valid = [h for h in histories if h.valid]
+        row = {}
+        for column in columns:
+            final = np.array([h.final[column] for h in valid or histories])
+            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in valid or histories])
+            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
+            value = f"{final.mean():.3g}{spread} ({_percent(change)})" if np.isfinite(final).all() else "undefined"
+            row[LABELS[column], "here"] = value
+            row[LABELS[column], "paper"] = f"{published_values[label][column]:g}" if label in published_values else "–"
+        accuracy = np.mean([h.final["train_acc"] for h in valid or histories])
+        dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
+        row["training accuracy", "here"] = f"{accuracy:.1%}{dropped}"
+        rows[label] = row
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _percent(change: float) -> str:
+    text = "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
