@@ -1,4 +1,5 @@
-"""`python -m ncutils sweep GRID.yaml` trains a grid, `runs` prints what is stored, `pack` copies stored runs into one file."""
+"""`python -m ncutils sweep GRID.yaml` trains a grid, `runs` prints what is stored, `pack` copies stored runs into one file,
+`scoreboard` writes what the paper says and what is seen here into the first pages."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ncutils import sweeps
-from ncutils.store import Store, table, write
+from ncutils import project_folder, sweeps
+from ncutils.store import Store, describe, table, write
 from ncutils.training import Run, device_name, pick_device
 
 SHOWN = ["run", "optimizer", "arch", "width", "dataset", "n_train", "lr", "momentum", "coupled_wd", "decoupled_wd"]
@@ -32,6 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
     runs.add_argument("--csv", action="store_true", help="all columns, as CSV")
     pack = commands.add_parser("pack", help="copy stored runs into one Parquet file")
     pack.add_argument("file", type=Path, help="for example results/03_adamw_FashionMNIST.parquet")
+    pack.add_argument("--made-by", metavar="COMMAND", help="what trained the runs: for manifest.csv beside the file")
+    pack.add_argument(
+        "--commit", help="the code's commit that trained them, for the manifest (default: the present one)"
+    )
+    commands.add_parser("scoreboard", help="write the scoreboard into README.md and intro.md, from the stored results")
     for command in (runs, pack):
         command.add_argument(
             "--where",
@@ -44,6 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "sweep":
             return _sweep(options)
+        if options.command == "scoreboard":
+            from ncutils import scoreboard  # imports the figures' libraries, which training does without
+
+            for page in ("README.md", "intro.md"):
+                scoreboard.write(project_folder(page))
+            return 0
         conditions = [_condition(text) for text in options.where]
         histories = [h for h in Store().histories() if all(_matches(h.run, *c) for c in conditions)]
         if options.command == "pack":
@@ -51,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
             options.file.parent.mkdir(parents=True, exist_ok=True)
             write(histories, options.file)
+            if options.made_by:
+                describe(options.file, options.made_by, options.commit)
             print(f"{len(histories)} runs in {options.file}, {options.file.stat().st_size / 1e6:.2f} MB")
         elif not histories:
             print(f"no run is stored in {Store().folder}", file=sys.stderr)
@@ -126,8 +140,8 @@ def _condition(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--where {text!r} is not of the form FIELD=VALUE")
-    if name not in Run.model_fields:
-        raise ValueError(f"unknown field {name!r} in --where: use one of {', '.join(Run.model_fields)}")
+    if name not in (fields := [*Run.model_fields, "optimizer", "wd"]):
+        raise ValueError(f"unknown field {name!r} in --where: use one of {', '.join(fields)}")
     return name, value
 
 

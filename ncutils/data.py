@@ -105,17 +105,19 @@ def load(
 ) -> Dataset:
     """The named data set, or class-balanced subsets of it: the first n_train and n_test images, class by class.
 
-    Raises ValueError for an unknown name, too large an n_train or n_test, or an image_size for what is no folder,
-    FileNotFoundError where files are missing.
+    With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear).
+    Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
     """
     train, test = splits(name)
-    if image_size is not None:
+    if image_size is not None and name not in SOURCES:
         return _streamed(train, test, name, n_train, n_test, torch.device(device), image_size)
     x, y = _pick(train, n_train, "n_train", name)
     x_test, y_test = _pick(test, n_test, "n_test", name)
     mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
     def on_device(images):
+        if image_size is not None:
+            images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
 
     n_classes = int(train.labels.max()) + 1
@@ -159,8 +161,6 @@ def _chosen(split: Split, n: int | None, parameter: str, name: str) -> np.ndarra
 
 def _streamed(train, test, name, n_train, n_test, device, size) -> Dataset:
     """Mean and standard deviation of each channel are those of 1,000 training images, every class in turn."""
-    if name in SOURCES:
-        raise ValueError(f"image_size = {size} is not allowed with dataset = {name!r}: it is for folders of images")
     parts = []
     for split, n, parameter in ((train, n_train, "n_train"), (test, n_test, "n_test")):
         indices = _chosen(split, n, parameter, name)

@@ -250,13 +250,15 @@ def scatter(
 
 
 def law_figure(histories: list[History], profile: str):
-    """NC0 of SGD or SGDW relative to its start, one colour a momentum: the exact law (line), trained
+    """NC0 of SGD or SGDW relative to its start, one colour a run: the exact law (line), trained
     networks (dots)."""
     figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    varied = [f for f in ("momentum", "wd") if len({getattr(h.run, f) for h in histories}) > 1] or ["momentum"]
     for history, colour in zip(histories, sequence(len(histories))):
         steps, nc0 = history.frame["step"], history.frame["nc0"]
         axis.plot(exact_law(history), color=colour, lw=1.2)
-        axis.plot(steps, nc0 / nc0.iloc[0], "o", ms=3, color=colour, label=f"momentum {history.run.momentum:g}")
+        label = ", ".join(f"{name} {getattr(history.run, name):g}" for name in varied)
+        axis.plot(steps, nc0 / nc0.iloc[0], "o", ms=3, color=colour, label=label)
     axis.set(xlabel="step", ylabel="NC0 / initial NC0")
     _log_scale(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -322,7 +324,8 @@ def _looks(groups: Groups) -> dict[str, dict]:
 
 def _mark_lr_drops(axis, groups: Groups) -> None:
     first = next(iter(groups.values()))[0].run
-    for epoch in np.flatnonzero(np.diff(lr_schedule(first))) + 1:
+    drops = np.flatnonzero(np.diff(lr_schedule(first))) + 1 if first.schedule == "step" else []
+    for epoch in drops:
         axis.axvline(epoch, color="grey", lw=0.7, ls=":", zorder=0)
 
 

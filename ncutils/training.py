@@ -68,7 +68,7 @@ class Run(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="initialisation and order of the samples")
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
-    image_size: int | None = Field(None, ge=4, description="folders: cropped to squares and read while training")
+    image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
 
     def __init__(self, **fields):
         try:

@@ -176,8 +176,8 @@ def test_resnet50_on_a_folder_of_images_from_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     keep, kept = training._keep, []
     monkeypatch.setattr(training, "_keep", lambda *state: (keep(*state), kept.append(state[-1][0])))
-    common = dict(arch="resnet50", width=4, dataset="small", image_size=32, epochs=3, batch_size=6, precision="bf16")
-    run = Run.named("SGDW", 0.5, lr=0.05, measure="every", **common)
+    common = {"arch": "resnet50", "width": 4, "dataset": "small", "image_size": 32, "precision": "bf16"}
+    run = Run.named("SGDW", 0.5, lr=0.05, epochs=3, batch_size=6, measure="every", **common)
     history = train(run, "cpu", checkpoint=tmp_path / "state")
     assert kept == [1, 2] and history.info["n_train"] == 12 and history.info["n_classes"] == 3
     measured = history.frame["nc0"] / history.frame["nc0"].iloc[0]

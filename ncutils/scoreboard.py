@@ -1,0 +1,539 @@
+"""What the paper says and what is seen here, line by line: every figure and table, judged by rule from the stored runs.
+
+A line's comparisons are counted as shares that go the paper's way. All shares at 0.9 or more: agree. All under 0.5:
+disagree. Otherwise: partly. Without stored runs: not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from ncutils import analysis, project_folder, published
+from ncutils.analysis import Groups
+from ncutils.figures import LABELS
+from ncutils.store import Store
+from ncutils.sweeps import read_grid
+from ncutils.training import History, exact_law
+
+COUPLED = {"SGDW": "SGD", "AdamW": "Adam", "SignumW": "Signum"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen: in words, as shares of comparisons that go the paper's way, and the runs that show it."""
+
+    text: str
+    shares: list[float]
+    runs: list[History]
+
+    @property
+    def verdict(self) -> str:
+        if not self.runs:
+            return "not run"
+        if all(s >= 0.9 for s in self.shares):
+            return "agree"
+        return "disagree" if all(s < 0.5 for s in self.shares) else "partly"
+
+
+@dataclass(frozen=True)
+class Line:
+    item: str
+    says: str
+    page: str
+    look: Callable[[], Seen]
+
+
+def board() -> pd.DataFrame:
+    """One row a figure or table: item, says, sees, scale, verdict, page."""
+    rows = []
+    for line in lines():
+        try:
+            seen = line.look()
+        except LookupError as error:
+            seen = Seen(str(error.args[0]), [], [])
+        rows.append((line.item, line.says, seen.text, scale(seen.runs), seen.verdict, line.page))
+    return pd.DataFrame(rows, columns=["item", "says", "sees", "scale", "verdict", "page"])
+
+
+def markdown() -> str:
+    """The board as a Markdown table with links to the chapters, headed by its counts."""
+    table = board()
+    counts = table["verdict"].value_counts()
+    found = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("agree", "partly", "disagree", "not run"))
+    out = [
+        f"Of {len(table)} figures and tables: {found}. Judged by rule (`ncutils/scoreboard.py`) from the runs in `results/`.",
+        "",
+        "| in the paper | it says | here | scale | |",
+        "|---|---|---|---|---|",
+    ]
+    for row in table.itertuples():
+        out.append(
+            f"| [{row.item}](chapters/{row.page}.ipynb) | {row.says} | {row.sees} | {row.scale} | **{row.verdict}** |"
+        )
+    return "\n".join(out) + "\n"
+
+
+def write(page: Path) -> None:
+    """Puts the table between the page's two scoreboard marks."""
+    text = page.read_text()
+    head, mark, rest = text.partition("<!-- scoreboard -->\n")
+    _, end, tail = rest.partition("<!-- end of scoreboard -->")
+    if not mark or not end:
+        raise ValueError(f"{page} has no place for the scoreboard: <!-- scoreboard --> and <!-- end of scoreboard -->")
+    page.write_text(head + mark + "\n" + markdown() + "\n" + end + tail)
+
+
+def scale(runs: list[History]) -> str:
+    """At which scale runs were made, in short."""
+    if not runs:
+        return ""
+    runs = list({h.run: h for h in runs}.values())
+    widths = sorted({h.run.width for h in runs})
+    images = sorted({h.info["n_train"] for h in runs})
+    epochs = sorted({h.run.epochs for h in runs})
+    width = "paper's width" if widths == [64] else f"width {_numbers(widths)} of 64"
+    return f"{width}, {_numbers(images)} samples, {_numbers(epochs)} epochs, {len(runs)} runs"
+
+
+def _numbers(values) -> str:
+    return ", ".join(f"{v:,}" for v in values)
+
+
+# ---- where the runs are
+
+
+def _parameters(chapter: str) -> tuple[dict, dict]:
+    """A chapter's parameters at the paper's profile and at the laptop's."""
+    files = (project_folder("params") / profile / f"{chapter}.yaml" for profile in ("paper", "laptop"))
+    return tuple(yaml.safe_load(f.read_text()) for f in files)
+
+
+def _grid(arch: str, dataset: str) -> Groups:
+    """The stored runs of a setting, of the largest profile that has some of every optimizer."""
+    names = {"CIFAR10": ("CIFAR10", "cifar10-jpeg")}.get(dataset, (dataset, dataset))
+    for profile, name in zip(("paper", "laptop"), names):
+        groups, _ = analysis.stored_grid(project_folder(f"params/{profile}/grid.yaml"), arch=arch, dataset=name)
+        if len(groups) == 6:
+            return groups
+    raise LookupError("no run of this setting is stored")
+
+
+def _stored(**fields) -> list[History]:
+    """Shipped and local runs with these values of Run's fields."""
+    runs = [h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in fields.items())]
+    if not runs:
+        raise LookupError("no such run is stored")
+    return runs
+
+
+def _named(runs: list[History]) -> Groups:
+    """Runs by optimizer; those without decay count for both of a rule's."""
+    groups = {}
+    for h in runs:
+        groups.setdefault(h.run.optimizer, []).append(h)
+        if not h.run.wd:
+            groups.setdefault(h.run.optimizer + "W", []).append(h)
+    return groups
+
+
+def _all(groups: Groups) -> list[History]:
+    return [h for histories in groups.values() for h in histories]
+
+
+# ---- what is compared
+
+
+def _pairs(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
+    counts = {c: analysis.pairs(groups[COUPLED[decoupled]], groups[decoupled], c) for c in columns}
+    text = ", ".join(f"{LABELS[c]} in {k} of {n}" for c, (k, n) in counts.items())
+    return f"{decoupled} above {COUPLED[decoupled]} in {text} pairs", [k / n if n else 0.0 for k, n in counts.values()]
+
+
+def _adam_over_wd(arch: str, dataset: str) -> Seen:
+    groups = _grid(arch, dataset)
+    text, shares = _pairs(groups, "AdamW")
+    return Seen(text, shares, groups["Adam"] + groups["AdamW"])
+
+
+def _signum_and_sgd_over_wd(arch: str, dataset: str) -> Seen:
+    groups = _grid(arch, dataset)
+    falls = {
+        (name, c): analysis.rank_correlation(groups[name], c)[0] for name in ("SGD", "Signum") for c in ("nc0", "nc3")
+    }
+    text, shares = _pairs(groups, "SignumW")
+    down = np.mean([r <= -0.8 for r in falls.values()])  # nan, where too few runs are valid, counts against it
+    known = [r for r in falls.values() if np.isfinite(r)]
+    ranks = (
+        f"{min(known):+.2f} to {max(known):+.2f} in {len(known)} of 4 cases" if known else "unknown: too few valid runs"
+    )
+    text = f"rank correlation with wd (SGD, Signum; NC0, NC3) {ranks}; {text}"
+    runs = [h for name in ("SGD", "SGDW", "Signum", "SignumW") for h in groups[name]]
+    return Seen(text, [down, *shares], runs)
+
+
+def _follows(arch: str, dataset: str, column: str, by_lr: bool = False) -> Seen:
+    """A metric regressed on log10 NC0: positive slopes whose 95 % interval excludes 0."""
+    groups = _grid(arch, dataset)
+    fits = analysis.regression(analysis.valid(groups), column)
+    fits = fits.drop(index="all") if by_lr else fits.loc[["all"]]
+    slopes = ", ".join(f"{s:+.3f}" for s in fits["beta"])
+    explained = ", ".join(f"{r:.2f}" for r in fits["r2"])
+    rates = f" at lr {', '.join(label[3:] for label in fits.index)}" if by_lr else ""
+    return Seen(f"slope {slopes}, R² {explained}{rates}", [float(np.mean(fits["ci_low"] > 0))], _all(groups))
+
+
+def _follows_less(arch: str, dataset: str, column: str, by_lr: bool = False) -> Seen:
+    """A metric that NC0 explains less than it explains NC3."""
+    seen = _follows(arch, dataset, column, by_lr)
+    fits, of_nc3 = (analysis.regression(analysis.valid(_grid(arch, dataset)), c) for c in (column, "nc3"))
+    rows = fits.index.drop("all") if by_lr else ["all"]
+    less = float(np.mean(fits.loc[rows, "r2"] < of_nc3.loc[rows, "r2"]))
+    return Seen(seen.text, [less, *seen.shares], seen.runs)
+
+
+def _heat_map() -> Seen:
+    runs = [h for h in _grid("resnet9", "FashionMNIST")["SGD"] if h.run.lr == 0.0679 and h.run.seed == 0]
+    momentum = {
+        c: analysis.rank_correlation([h for h in runs if h.run.wd], c, "momentum")[0] for c in ("nc0", "nc2", "nc3")
+    }
+    decay = {c: analysis.rank_correlation(runs, c)[0] for c in ("nc0", "nc2", "nc3")}
+    text = "; ".join(
+        f"rank correlation with {name} " + ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in found.items())
+        for name, found in (("momentum", momentum), ("wd", decay))
+    )
+    return Seen(text, [float(np.mean([r <= -0.5 for r in found.values()])) for found in (momentum, decay)], runs)
+
+
+def _table1_runs() -> Groups:
+    """The six optimizers in Table 1's setting, at the largest profile stored."""
+    for p in _parameters("03_adamw"):
+        fields = {name: p[name] for name in ("dataset", "width", "epochs", "momentum")}
+        try:
+            runs = [h for h in _stored(**fields, n_train=p.get("n_train")) if h.run.wd == p["wd"]]
+        except LookupError:
+            continue
+        rates = {name: p["lr_sgd"] if name.startswith("SGD") else p["lr"] for name in published.OPTIMIZERS}
+        groups = {n: [h for h in runs if h.run.optimizer == n and h.run.lr == rates[n]] for n in published.OPTIMIZERS}
+        if all(groups.values()):
+            return groups
+    raise LookupError("no run of this setting is stored")
+
+
+def _ends(groups: Groups, column: str) -> dict[str, float]:
+    return {name: float(np.mean([h.final[column] for h in runs])) for name, runs in groups.items()}
+
+
+def _training_curves() -> Seen:
+    groups = _table1_runs()
+    shares, words = [], []
+    for column in ("nc0", "nc1", "nc2", "nc3"):
+        ends = _ends(groups, column)
+        above = [ends[d] > ends[c] for d, c in COUPLED.items()]
+        shares.append(float(np.mean(above)))
+        words.append(f"{LABELS[column]} {sum(above)} of 3")
+    return Seen("decoupled above coupled: " + ", ".join(words) + " rules", shares, _all(groups))
+
+
+def _singular_values(names: tuple[str, ...]) -> Seen:
+    groups = _table1_runs()
+    change = {n: np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in groups[n]]) for n in names}
+    shares = [float(factor > 1 if n in ("AdamW", "SignumW") else factor < 0.5) for n, factor in change.items()]
+    text = "smallest singular value of W, end over start: " + ", ".join(f"{n} {f:.2g}" for n, f in change.items())
+    return Seen(text, [float(np.mean(shares))], [h for n in names for h in groups[n]])
+
+
+def _signumw_singular_values() -> Seen:
+    runs = _table1_runs()["SignumW"]
+    change = {m: np.mean([h.final[f"{m}_sv_mean"] / h.frame[f"{m}_sv_mean"].iloc[0] for h in runs]) for m in "wm"}
+    smallest = np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in runs])
+    text = f"SignumW, end over start: smallest of W {smallest:.2g}, others {change['w']:.2g}; of M {change['m']:.2g}"
+    return Seen(text, [float(smallest > 2), float(change["w"] > 2), float(change["m"] > 2)], runs)
+
+
+def _interpolation() -> Seen:
+    for p in _parameters("05_interpolation"):
+        fields = {name: p[name] for name in ("dataset", "width", "epochs", "momentum", "lr")}
+        runs = [h for h in Store().histories() if h.run.rule == "adam" and abs(h.run.wd - p["wd"]) < 1e-9 and h.valid]
+        fields["n_train"] = p.get("n_train")
+        runs = [h for h in runs if all(getattr(h.run, name) == v for name, v in fields.items())]
+        if len({h.run.coupled_wd for h in runs}) > 3:
+            break
+    else:
+        raise LookupError("no run of this setting is stored")
+    table = pd.DataFrame([(h.run.coupled_wd, *(h.final[c] for c in ("nc0", "nc2", "nc3", "test_acc"))) for h in runs])
+    means = table.astype(float).groupby(0).mean()
+    ranks = {c: means.reset_index().rank().corr().loc[0, i] for i, c in enumerate(("nc0", "nc2", "nc3"), 1)}
+    spread = means[4].max() - means[4].min()
+    text = ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in ranks.items())
+    text = f"rank correlation with the coupled share {text}; test accuracy varies by {100 * spread:.1f} points"
+    return Seen(text, [float(np.mean([r <= -0.8 for r in ranks.values()])), float(spread < 0.02)], runs)
+
+
+def _sign_descent() -> Seen:
+    runs = _stored(dataset="separable", arch="mlp", schedule="constant")
+    shares, words = [], []
+    for name, rises_and_falls in (("Signum", True), ("SignumW", False)):
+        own = [h for h in runs if h.run.optimizer == name and h.run.momentum == 0]
+        for h in own:
+            nc0 = h.frame["nc0"].to_numpy()
+            fell = nc0[-1] < 0.9 * nc0.max()
+            shares.append(
+                float(nc0.max() > 1.05 * nc0[0] and fell) if rises_and_falls else float(not fell and nc0[-1] > nc0[0])
+            )
+        peaks = [h.frame["nc0"].max() for h in own]
+        words.append(
+            f"{'SignGD' if rises_and_falls else 'SignGDW'} {own[0].frame['nc0'].iloc[0]:.2g}, at most {np.mean(peaks):.2g}, ends at {np.mean([h.final['nc0'] for h in own]):.2g}"
+        )
+    return Seen("NC0 of " + "; ".join(words), [float(np.mean(shares))], runs)
+
+
+def _ufm() -> Seen:
+    runs = [h for h in _stored(arch="ufm", width=64) if h.final["train_acc"] == 1 and h.run.wd]
+    medians = {
+        c: {n: np.median([h.final[c] for h in runs if h.run.optimizer == n]) for n in ("Adam", "AdamW", "SGDW")}
+        for c in ("nc0", "nc3")
+    }
+    factors = {(c, n): m["AdamW"] / m[n] for c, m in medians.items() for n in ("Adam", "SGDW")}
+    text = "median AdamW over " + ", ".join(f"{n} {LABELS[c]} {f:.2g} ×" for (c, n), f in factors.items())
+    return Seen(text, [float(np.mean([f >= 10 for f in factors.values()]))], runs)
+
+
+def _longer(optimizers: tuple[str, ...]) -> tuple[list[History], dict]:
+    for p in _parameters("13_more_epochs"):
+        fields = {name: p[name] for name in ("dataset", "width", "epochs")}
+        rate = p["lr_sgd"] if optimizers == ("SGD",) else p["lr"]
+        runs = [h for h in Store().histories() if all(getattr(h.run, n) == v for n, v in fields.items())]
+        runs = [
+            h for h in runs if h.run.lr == rate and h.run.optimizer in optimizers and h.run.n_train == p.get("n_train")
+        ]
+        if runs:
+            return runs, p
+    raise LookupError("no run of this setting is stored")
+
+
+def _more_epochs() -> Seen:
+    runs, p = _longer(("Adam", "AdamW"))
+    groups = _named(runs)
+    text, shares = _pairs(groups, "AdamW")
+    changes = []
+    for h in groups["AdamW"]:
+        before = Store().get(h.run.model_copy(update={"epochs": p["epochs_before"]}))
+        if h.run.wd and h.valid and before and before.valid:
+            changes += [before.final[c] / h.final[c] for c in ("nc0", "nc3")]
+    text += f" after {p['epochs'] // p['epochs_before']} times the epochs; AdamW's NC0 and NC3 fell by a factor of {max(changes):.2g} at most"
+    return Seen(text, [*shares, float(np.mean([c < 2 for c in changes]))], runs)
+
+
+def _more_epochs_of_sgd() -> Seen:
+    runs, _ = _longer(("SGD",))
+    lawful = [h for h in runs if exact_law(h)[-1] > 1e-4]
+    error = max(abs(h.final["nc0"] / h.frame["nc0"].iloc[0] / exact_law(h)[-1] - 1) for h in lawful)
+    kept = [h for h in runs if h.valid]
+    table = pd.DataFrame([(exact_law(h)[-1], *(h.final[c] for c in ("nc0", "nc2", "nc3"))) for h in kept], dtype=float)
+    ranks = table.rank().corr().loc[0, 1:]
+    text = f"NC0 by the exact law within {error:.1g}; the more decay has acted, the lower NC0, NC2, NC3: rank correlation {', '.join(f'{r:+.2f}' for r in ranks)}"
+    return Seen(text, [float(np.mean(ranks >= 0.8))], runs)
+
+
+def _nc4() -> Seen:
+    groups = _grid("resnet9", "FashionMNIST")
+    kept = analysis.valid(groups)
+    table = pd.DataFrame([[h.final[c] for c in ("nc4", "nc1", "nc2", "nc3")] for h in kept], dtype=float)
+    ranks = table.rank().corr().loc[0, 1:]
+    satisfied = float((table[0] > 0.99).mean())
+    text = f"NC4 above 0.99 in {satisfied:.0%} of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 {', '.join(f'{r:+.2f}' for r in ranks)}"
+    return Seen(text.replace("%", " %"), [satisfied, float(np.mean(ranks.abs() < 0.3))], _all(groups))
+
+
+def _vit() -> Seen:
+    for p in _parameters("15_vit"):
+        runs = [
+            h
+            for h in Store().histories()
+            if h.run.arch == "vit" and h.run.width == p["width"] and h.run.dataset == p["dataset"]
+        ]
+        if runs:
+            break
+    else:
+        raise LookupError("no transformer is stored")
+    groups = _named(runs)
+    text, shares = _pairs(groups, "AdamW")
+    falls = analysis.rank_correlation(groups["SGD"], "nc0")[0]
+    return Seen(
+        f"{text}; SGD's NC0 falls with wd (rank correlation {falls:+.2f})", [*shares, float(falls <= -0.8)], runs
+    )
+
+
+def _imagenet(columns) -> Seen:
+    runs = [h for h in Store().histories() if h.run.arch == "resnet50"]
+    if any(h.run.dataset == "imagenet" for h in runs):
+        text, shares = _pairs(_named(runs), "AdamW", columns)
+        return Seen(text, shares, runs)
+    if not runs:
+        raise LookupError("the chapter trains ResNet50 from a folder of images")
+    text, _ = _pairs(_named(runs), "AdamW", columns)
+    raise LookupError(f"not on ImageNet; a narrow ResNet50 on {runs[0].info['n_train']:,} small images: {text}")
+
+
+def _order_of_the_six() -> Seen:
+    groups = _table1_runs()
+    ranks = {}
+    for c in ("nc0", "nc1", "nc2", "nc3"):
+        ours = pd.Series(_ends(groups, c))
+        ranks[c] = ours.rank().corr(pd.Series({n: v[c] for n, v in published.TABLE1.items()}).rank())
+    (law,) = {round(100 * (exact_law(h)[-1] - 1), 1) for h in groups["SGDW"]}
+    measured = 100 * np.mean([h.final["nc0"] / h.frame["nc0"].iloc[0] - 1 for h in groups["SGDW"]])
+    text = ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in ranks.items())
+    text = f"rank correlation with the paper's six values {text}; SGDW's NC0 {measured:+.1f} % (law {law:+.1f} %)"
+    return Seen(
+        text, [float(np.mean([r >= 0.7 for r in ranks.values()])), float(abs(measured - law) < 1)], _all(groups)
+    )
+
+
+def _best_runs() -> Seen:
+    groups = _grid("resnet9", "FashionMNIST")
+    best = {n: h.final for n, h in analysis.best(groups).items() if n in published.TABLE2}
+    claims = {
+        "AdamW has the largest NC0": best["AdamW"]["nc0"] == max(b["nc0"] for b in best.values()),
+        "the largest NC3": best["AdamW"]["nc3"] == max(b["nc3"] for b in best.values()),
+        "an NC1 no larger than Adam's": best["AdamW"]["nc1"] <= best["Adam"]["nc1"],
+        "an NC2 no larger than Adam's": best["AdamW"]["nc2"] <= best["Adam"]["nc2"],
+    }
+    text = ", ".join(f"{claim}: {'yes' if true else 'no'}" for claim, true in claims.items())
+    return Seen(text, [float(np.mean(list(claims.values())))], _all(groups))
+
+
+def _counts() -> Seen:
+    entries = read_grid(project_folder("params/paper/grid.yaml"))
+    settings = {(run.arch, run.dataset, name) for name, run in entries}
+    stored = {
+        h.run: h
+        for name in ("resnet9", "vgg9")
+        for d in ("MNIST", "FashionMNIST", "CIFAR10")
+        for h in _all(_grid(name, d))
+    }
+    kept = np.mean([h.valid for h in stored.values()])
+    text = f"{len(entries):,} entries in {len(settings)} settings, {len({r.hash for _, r in entries}):,} distinct; of the {len(stored)} run here {100 * kept:.0f} % pass the filter (paper: about 64 %)"
+    right = len(entries) == 3888 and len(settings) == 36
+    return Seen(text, [float(right), float(abs(kept - 2500 / 3888) < 0.1)], list(stored.values()))
+
+
+def _hyperparameters() -> Seen:
+    groups = _grid("resnet9", "FashionMNIST")
+    best = {n: h.run for n, h in analysis.best(groups).items()}
+    decayed, stronger = sum(r.wd > 0 for r in best.values()), sum(best[d].wd > best[c].wd for d, c in COUPLED.items())
+    theirs = sum(published.TABLE4[d][2] > published.TABLE4[c][2] for d, c in COUPLED.items())
+    text = f"{decayed} of 6 best runs have weight decay; larger under the decoupled optimizer for {stronger} of 3 rules (paper: {theirs})"
+    return Seen(text, [decayed / 6, float(stronger >= theirs)], _all(groups))
+
+
+def _table5() -> Seen:
+    groups = _grid("resnet9", "FashionMNIST")
+    fits = analysis.regression(analysis.valid(groups))
+    same = fits.index.intersection(list(published.TABLE5))
+    ours = fits.loc[same]
+    overlap = [
+        ours.loc[r, "ci_low"] <= published.TABLE5[r][6] and published.TABLE5[r][5] <= ours.loc[r, "ci_high"]
+        for r in same
+    ]
+    text = f"slope positive in {(ours['ci_low'] > 0).sum()} of {len(same)} rows, its interval meets the paper's in {sum(overlap)}; R² {ours['r2'].min():.2f} to {ours['r2'].max():.2f} (paper: 0.73 to 0.84)"
+    return Seen(text, [float(np.mean(ours["ci_low"] > 0)), float(np.mean(overlap))], _all(groups))
+
+
+# ---- the lines
+
+ABOVE = "AdamW ends above Adam in NC0 and NC3"
+OVER_WD = "more decay lowers NC0 and NC3 of SGD and Signum; SignumW stays above Signum"
+LESS = "follows NC0 less than NC3 does, a trend is visible"
+
+
+def lines() -> list[Line]:
+    rf = ("resnet9", "FashionMNIST")
+    found = [
+        Line("Figure 1", ABOVE + " at every weight decay", "03_adamw", lambda: _adam_over_wd(*rf)),
+        Line(
+            "Figure 2",
+            "NC3 rises with log NC0 at each learning rate",
+            "12_regression",
+            lambda: _follows(*rf, "nc3", True),
+        ),
+        Line("Figure 3", OVER_WD, "02_weight_decay", lambda: _signum_and_sgd_over_wd(*rf)),
+        Line("Figure 4", "momentum and decay both lower NC0, NC2, NC3 of SGD", "02_weight_decay", _heat_map),
+        Line("Figure 5", "through training, coupled decay ends lower than decoupled", "03_adamw", _training_curves),
+        Line(
+            "Figure 6",
+            "W's smallest singular value grows under AdamW and SignumW, falls under coupled decay",
+            "03_adamw",
+            lambda: _singular_values(("SGD", "Adam", "Signum", "AdamW", "SignumW")),
+        ),
+        Line("Figure 7", "from AdamW to Adam NC0, NC2, NC3 fall, accuracy stays", "05_interpolation", _interpolation),
+        Line(
+            "Figure 8",
+            "NC0 rises and falls under SignGD, settles above zero under SignGDW",
+            "09_sign_descent",
+            _sign_descent,
+        ),
+        Line("Figure 9", "as Figure 2", "12_regression", lambda: _follows(*rf, "nc3", True)),
+        Line(
+            "Figure 10", "NC3 rises with log NC0 over all learning rates", "12_regression", lambda: _follows(*rf, "nc3")
+        ),
+        Line("Figure 11", "NC1 " + LESS, "12_regression", lambda: _follows_less(*rf, "nc1", True)),
+        Line("Figure 12", "NC2 " + LESS, "12_regression", lambda: _follows_less(*rf, "nc2", True)),
+        Line(
+            "Figure 13",
+            "longer training hardly moves AdamW's NC0 and NC3; it stays above Adam",
+            "13_more_epochs",
+            _more_epochs,
+        ),
+        Line("Figure 14", "longer SGD: the trend with decay is unchanged", "13_more_epochs", _more_epochs_of_sgd),
+        Line("Figure 15", "UFM: AdamW's NC0 and NC3 are 10 times Adam's and SGDW's", "10_ufm", _ufm),
+        Line("Figure 16", "SignumW: singular values of W and M grow", "03_adamw", _signumw_singular_values),
+        Line("Figure 17", "ImageNet, ResNet50: " + ABOVE, "16_imagenet", lambda: _imagenet(("nc0", "nc3"))),
+        Line("Figure 18", "the same for NC1 and NC2", "16_imagenet", lambda: _imagenet(("nc1", "nc2"))),
+    ]
+    first = 19
+    for arch, dataset in (
+        ("vgg9", "FashionMNIST"),
+        ("resnet9", "CIFAR10"),
+        ("vgg9", "CIFAR10"),
+        ("resnet9", "MNIST"),
+        ("vgg9", "MNIST"),
+    ):
+        name = f"{ {'vgg9': 'VGG9', 'resnet9': 'ResNet9'}[arch] } on {dataset}: "
+        looks = [
+            (ABOVE, lambda a=arch, d=dataset: _adam_over_wd(a, d)),
+            (OVER_WD, lambda a=arch, d=dataset: _signum_and_sgd_over_wd(a, d)),
+            ("NC1 " + LESS, lambda a=arch, d=dataset: _follows_less(a, d, "nc1")),
+            ("NC2 " + LESS, lambda a=arch, d=dataset: _follows_less(a, d, "nc2")),
+            ("NC3 rises with log NC0", lambda a=arch, d=dataset: _follows(a, d, "nc3")),
+        ]
+        found += [
+            Line(f"Figure {first + i}", name + says, "14_six_settings", look) for i, (says, look) in enumerate(looks)
+        ]
+        first += 5
+    return found + [
+        Line(
+            "Figure 44",
+            "NC4 is satisfied wherever training accuracy is, uncorrelated with NC1 to NC3",
+            "11_nc_in_practice",
+            _nc4,
+        ),
+        Line("Figure 45", "vision transformer: " + ABOVE + "; SGD's NC0 falls with decay", "15_vit", _vit),
+        Line("Table 1", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", "03_adamw", _order_of_the_six),
+        Line("Table 2", "best runs: AdamW has NC1 and NC2, not NC0 and NC3", "11_nc_in_practice", _best_runs),
+        Line("Table 3", "36 settings, 3,888 runs, about 2,500 of them valid", "14_six_settings", _counts),
+        Line(
+            "Table 4",
+            "the best runs' hyper-parameters: with decay, larger where decoupled",
+            "11_nc_in_practice",
+            _hyperparameters,
+        ),
+        Line("Table 5", "NC3 on log NC0: slopes 0.14 to 0.20, R² 0.73 to 0.84", "12_regression", _table5),
+    ]
+

@@ -1,0 +1,104 @@
+"""Numbers from stored runs: pairs, rank correlations, regression, against hand-made runs and independent computations."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from ncutils import analysis, figures, tables
+from ncutils.store import Store
+from ncutils.training import History, Run, decay_budget
+
+COLUMNS = ("nc0", "nc1", "nc2", "nc3", "nc4", "test_acc")
+
+
+def history(optimizer, wd, nc0, nc3=0.5, train_acc=1.0, **fields):
+    """A run that was never trained: two rows, the last one as given."""
+    run = Run.named(optimizer, wd, **fields)
+    rows = [dict.fromkeys(COLUMNS, 1.0) | {"epoch": e, "train_acc": train_acc} for e in (0, run.epochs)]
+    rows[1] |= {"nc0": nc0, "nc3": nc3}
+    return History(run, pd.DataFrame(rows), {"n_train": 100, "n_classes": 10})
+
+
+def test_pairs_compare_with_the_largest_decay_not_above():
+    coupled = [history("Adam", wd, nc0) for wd, nc0 in ((0, 2), (0.01, 1), (0.1, 0.5), (1, 0.1))]
+    decoupled = [history("AdamW", wd, nc0) for wd, nc0 in ((0.005, 9), (0.05, 0.9), (0.5, 0.6), (5, 0.2))]
+    # 0.005 has none below it; 0.05 meets 0.01: lower; 0.5 meets 0.1: higher; 5 meets 1: higher
+    assert analysis.pairs(coupled, decoupled, "nc0") == (2, 3)
+    failed = [*coupled[:3], history("Adam", 1, 0.1, train_acc=0.9)]
+    assert analysis.pairs(failed, decoupled, "nc0") == (1, 3)  # 5 now meets 0.1
+    other_seed = [history("AdamW", 0.5, 9, seed=1)]
+    assert analysis.pairs(coupled, other_seed, "nc0") == (0, 0)
+
+
+def test_rank_correlation_is_spearmans_within_like_runs():
+    rng = np.random.default_rng(0)
+    runs, expected = [], []
+    for seed in range(3):
+        values = rng.random(5)
+        runs += [history("SGD", wd, value, seed=seed) for wd, value in zip((0, 0.1, 0.2, 0.3, 0.4), values)]
+        expected.append(stats.spearmanr(range(5), values).statistic)
+    runs += [history("SGD", 0.5, 99, seed=0, train_acc=0.5), history("SGD", 0.1, 1, seed=7)]  # invalid; alone
+    found, groups = analysis.rank_correlation(runs, "nc0")
+    assert found == pytest.approx(np.mean(expected)) and groups == 3
+    by_momentum = [history("SGD", wd, 1 - m * wd, momentum=m) for wd in (0.1, 0.2) for m in (0, 0.5, 0.9)]
+    assert analysis.rank_correlation(by_momentum, "nc0", "momentum") == (pytest.approx(-1), 2)
+    assert np.isnan(analysis.rank_correlation(by_momentum[:2], "nc0", "momentum")[0])
+
+
+def test_regression_is_least_squares():
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-5, 1, 40)
+    y = 0.5 + 0.16 * x + 0.05 * rng.standard_normal(40)
+    runs = [history("Adam", 0.1, 10**a, b, lr=0.001 if i % 2 else 0.01, seed=i) for i, (a, b) in enumerate(zip(x, y))]
+    table = analysis.regression([*runs, history("Adam", 0.1, 1e-9, 9, train_acc=0.5, seed=99)])
+    assert list(table.index) == ["LR=0.001", "LR=0.01", "all"] and table["n"].tolist() == [20, 20, 40]
+    for label, part in (("LR=0.001", slice(1, None, 2)), ("all", slice(None))):
+        fit = stats.linregress(x[part], y[part])
+        row, n = table.loc[label], len(x[part])
+        half = stats.t.ppf(0.975, n - 2) * fit.stderr
+        expected = (fit.slope, fit.stderr, fit.slope / fit.stderr, fit.pvalue, fit.slope - half, fit.slope + half)
+        np.testing.assert_allclose(row[["beta", "se", "t", "p", "ci_low", "ci_high"]].astype(float), expected)
+        assert row["r2"] == pytest.approx(fit.rvalue**2) and row["f"] == pytest.approx(row["t"] ** 2)
+        assert row["r2_adj"] == pytest.approx(1 - (1 - fit.rvalue**2) * (n - 1) / (n - 2))
+    assert analysis.regression(runs[:2]).empty
+
+
+def test_best_and_valid_drop_what_fails_the_filter():
+    good, better, failed = (
+        history("Adam", wd, 1, nc3, acc) for wd, nc3, acc in ((0, 0.5, 1), (0.1, 0.2, 1), (1, 0.1, 0.9))
+    )
+    groups = {"Adam": [good, better, failed], "AdamW": [good]}
+    assert analysis.best(groups) == {"Adam": better, "AdamW": good}
+    assert analysis.valid(groups) == [good, better]
+
+
+def test_stored_grid_counts_a_run_without_decay_twice(tmp_path):
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: [AdamW, Adam, SGD], wd: [0, 0.5], epochs: [3, 4]}]")
+    store = Store(tmp_path / "runs")
+    for h in (history("Adam", 0, 1, epochs=3), history("AdamW", 0.5, 2, epochs=3), history("SGD", 0.5, 3, epochs=4)):
+        store.put(h)
+    groups, missing = analysis.stored_grid(tmp_path / "grid.yaml", store, epochs=3)
+    assert {name: [h.run.wd for h in runs] for name, runs in groups.items()} == {"Adam": [0], "AdamW": [0, 0.5]}
+    assert [(run.optimizer, run.wd) for run in missing] == [("Adam", 0.5), ("SGD", 0), ("SGD", 0.5)]
+
+
+def test_decay_budget():
+    h = history("SGDW", 0.5, 1, lr=0.1, epochs=30, batch_size=30)  # 4 steps an epoch
+    assert decay_budget(h) == pytest.approx(0.5 * 0.1 * 4 * 10 * 1.11)
+
+
+def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
+    runs = [history("Adam", 0.1, nc0, seed=s) for s, nc0 in ((0, 1.0), (1, 3.0))]
+    runs += [history("Adam", 1, 0.5), history("Adam", 10, 1e-3, train_acc=0.3)]
+    figure = figures.decay_sweep({"Adam": runs, "AdamW": []}, "test")
+    axis = figure.axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [0.1, 1] and axis.lines[0].get_ydata().tolist() == [2, 0.5]
+    text = figure.texts[-1].get_text()
+    assert "4 runs, 1 of them fail the paper's filter (1 under 99 % training accuracy, 0 diverged)" in text
+    nothing = figures.scatter({"Adam": [runs[-1]]}, "test", fit=True)
+    assert all(axis.texts[0].get_text() == "no valid run" for axis in nothing.axes)
+    heat = figures.heat_maps([history("SGD", w, 1 / (1 + w), momentum=m) for w in (0, 1) for m in (0, 0.9)], "test")
+    assert [t.get_text() for t in heat.axes[0].texts] == ["1", "0.5"] * 2
+    table = tables.final_table({"Adam": runs[:1], "Signum": runs[2:3]}, {"Adam": {c: 1.5 for c in COLUMNS}})
+    assert table.loc["Adam", ("NC0", "paper")] == "1.5" and table.loc["Signum", ("NC0", "paper")] == "–"

@@ -1,0 +1,95 @@
+"""The scoreboard and the manifest say what the shipped results say, and nothing is typed by hand."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ncutils import published, scoreboard, store
+from ncutils.__main__ import main
+from ncutils.published import OPTIMIZERS
+from ncutils.scoreboard import Seen
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def shipped(monkeypatch):
+    """The results that ship; no local run."""
+    monkeypatch.setattr("ncutils.store.project_folder", lambda name: ROOT / name)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for name in ("README.md", "intro.md"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def test_the_pages_hold_what_the_results_give(shipped, pages, monkeypatch):
+    monkeypatch.setattr("ncutils.__main__.project_folder", lambda name: pages / name)
+    assert main(["scoreboard"]) == 0
+    for name in ("README.md", "intro.md"):
+        assert (pages / name).read_bytes() == (ROOT / name).read_bytes(), f"run `python -m ncutils scoreboard`: {name}"
+
+
+def test_every_figure_and_table_has_a_line_and_a_page():
+    lines = scoreboard.lines()
+    assert [line.item for line in lines] == [
+        *(f"Figure {i}" for i in range(1, 46) if i not in (44, 45)),
+        "Figure 44",
+        "Figure 45",
+        *(f"Table {i}" for i in range(1, 6)),
+    ]
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = {c["file"] for part in toc["parts"] for c in part["chapters"]}
+    assert {f"chapters/{line.page}" for line in lines} <= pages
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"),
+    [([1.0, 0.9], "agree"), ([1.0, 0.89], "partly"), ([0.49, 0.0], "disagree"), ([0.5, 0.0], "partly")],
+)
+def test_verdicts(shares, verdict):
+    assert Seen("", shares, ["a run"]).verdict == verdict
+    assert Seen("", shares, []).verdict == "not run"
+
+
+def test_a_store_without_runs_has_only_lines_that_were_not_run():
+    assert set(scoreboard.board()["verdict"]) == {"not run"}
+
+
+def test_the_papers_order_in_the_shipped_runs(shipped):
+    """The signs that the book rests on, from the stored runs: not eyeballed."""
+    board = scoreboard.board().set_index("item")
+    for item in ("Figure 1", "Figure 3", "Figure 5", "Figure 6", "Figure 8", "Figure 15", "Table 2"):
+        assert board.loc[item, "verdict"] == "agree", board.loc[item, "sees"]
+
+
+def test_the_manifest_counts_what_the_files_hold():
+    manifest = pd.read_csv(ROOT / "results" / "manifest.csv", index_col="file")
+    files = sorted((ROOT / "results").glob("*.parquet"))
+    assert sorted(manifest.index) == [f.name for f in files]
+    for file in files:
+        line = manifest.loc[file.name]
+        assert store.summary(file) == {name: line[name] for name in ("device", "wall_s", "runs", "dropped")}
+        assert line["command"] and len(str(line["commit"])) >= 7
+    assert sum(f.stat().st_size for f in files) < 40e6
+
+
+def test_a_page_without_marks_is_refused(tmp_path):
+    (tmp_path / "page.md").write_text("# Nothing\n")
+    with pytest.raises(ValueError, match="has no place for the scoreboard"):
+        scoreboard.write(tmp_path / "page.md")
+
+
+def test_published_tables_are_whole():
+    assert set(published.TABLE1) == set(published.TABLE4) == set(OPTIMIZERS)
+    assert all(len(row) == len(published.TABLE5_COLUMNS) for row in published.TABLE5.values())
+    for row in published.TABLE5.values():  # F = t^2, the interval about the slope
+        n, beta, _, t, _, low, high, r2, r2_adj, f = row
+        assert f == pytest.approx(t**2, rel=1e-3) and low < beta < high
+        assert r2_adj == pytest.approx(1 - (1 - r2) * (n - 1) / (n - 2), abs=3e-3)
