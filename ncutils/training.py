@@ -96,7 +96,7 @@ class Run(BaseModel):
     @property
     def wd(self) -> float:
         """The weight decay, wherever it acts; the sum where both are set."""
-        return self.coupled_wd + self.decoupled_wd
+        return round(self.coupled_wd + self.decoupled_wd, 12)  # 0.1 + 0.2 is 0.3
 
     @property
     def optimizer(self) -> str:
