@@ -11,11 +11,17 @@ PAGES := _config.yml _toc.yml references.bib $(wildcard *.md) $(wildcard assets/
 WIDGETS := _build/html-manager/embed.js
 CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
 
+# Chapters run side by side, one a core, unless make is told otherwise (-j1).
+ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
+MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+endif
+
 .PHONY: book test bench clean
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
 	@echo "The book: $(SITE)/_build/html/index.html"
+	@$(BIN)/python assets/failures.py $(SITE)/chapters
 
 test: $(ENV)
 	$(BIN)/python -m pytest
@@ -33,10 +39,11 @@ $(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(WIDGETS) $(CHAPTERS:%=$(SITE)/
 	$(BIN)/jupyter-book build -W --keep-going $(SITE)
 	touch $@
 
-# A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed.
+# A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed. One that fails is
+# still shown, up to its error, named at the end, and runs again next time.
 $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
 	mkdir -p $(@D)
-	$(BIN)/papermill $< $@ -f params/$(PROFILE)/$*.yaml
+	$(BIN)/papermill $< $@ -f params/$(PROFILE)/$*.yaml || touch -t 197001020000 $@
 
 # The widget manager of the explorers, for pages without a kernel and without a network; from its CDN where npm is missing.
 HTML_MANAGER := @jupyter-widgets/html-manager@1

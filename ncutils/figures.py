@@ -64,7 +64,7 @@ def caption(histories: list[History], profile: str) -> str:
 
 
 def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws: dict | None = None):
-    """Metrics over the epochs, one panel a column: the mean over seeds, a band from the least to the greatest.
+    """Metrics over the epochs, one panel a column: mean and one standard deviation over seeds.
 
     Runs that fail the filter are drawn faint. `laws`: label -> (epochs, values), drawn as dots in NC0's panel.
     """
@@ -77,7 +77,7 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
             axis.plot(curves.index, curves.mean(axis=1), **look, markevery=max(1, len(curves) // 6))
             if curves.shape[1] > 1:
                 axis.fill_between(
-                    curves.index, curves.min(axis=1), curves.max(axis=1), color=look["color"], alpha=0.15, lw=0
+                    curves.index, *_band(curves.agg(["mean", "std"], axis=1)), color=look["color"], alpha=0.15, lw=0
                 )
         if column == "nc0":
             for label, (epochs, values) in (laws or {}).items():

@@ -536,4 +536,3 @@ def lines() -> list[Line]:
         ),
         Line("Table 5", "NC3 on log NC0: slopes 0.14 to 0.20, R² 0.73 to 0.84", "12_regression", _table5),
     ]
-

@@ -13,7 +13,6 @@ import platform
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +86,7 @@ class Run(BaseModel):
         except ValueError as error:
             raise ValueError(str(error).replace(decay, "wd")) from None
 
-    @cached_property
+    @property  # not cached: model_copy(update=...) would keep the old one
     def hash(self) -> str:
         """The Run's name: 16 hexadecimal digits."""
         decided = self.model_dump(mode="json", exclude_defaults=True) | {"protocol": PROTOCOL}

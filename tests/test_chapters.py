@@ -23,6 +23,7 @@ SMALL = {"epochs": 12, "width": 4}
 FIGURES = {"01_neural_collapse": 3, "03_adamw": 3, "06_theorem_3_1": 3, "07_theorem_3_3": 2, "08_theorem_3_4": 2}
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
 FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
+FIGURES |= {"15_vit": 5, "16_imagenet": 2}
 EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm", "14_six_settings")
 # For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
 GRID = """
@@ -68,7 +69,7 @@ def text_of(path):
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
-    small = SMALL | {"epochs_before": 12, "grid": tmp_path / "grid.yaml", "train": True}
+    small = SMALL | {"epochs_before": 12, "image_size": 16, "grid": tmp_path / "grid.yaml", "train": True}
     small = {name: value for name, value in small.items() if name in declared(chapter)}
     done = papermill(chapter, tmp_path / "out.ipynb", **small)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -100,9 +101,11 @@ def test_chapter_03_trains_the_six_optimizers_once(tmp_path):
     finished = {name: h.info["finished"] for name, h in histories.items()}
     assert papermill(chapter, tmp_path / "b.ipynb", wd=5, **SMALL).returncode == 0
     assert finished == {h.run.optimizer: h.info["finished"] for h in Store().histories()}
-    assert "Profile default: resnet9, width 4, digits, 1,437 training images, 12 epochs. Seed 0. 6 runs" in "\n".join(
+    drawn = "\n".join(
         o["data"]["image/svg+xml"] for o in outputs(tmp_path / "b.ipynb") if "image/svg+xml" in o.get("data", {})
     )
+    assert "Profile default: resnet9, width 4, digits, 1,437 training images, 12 epochs, lr 0.001, 0.0679" in drawn
+    assert "Seed 0. 6 runs" in drawn
 
 
 def test_chapter_03_shows_shipped_fashionmnist_without_data(tmp_path, monkeypatch):

@@ -264,6 +264,8 @@ def test_hash_is_the_content():
     assert Run.named("Adam", 0).hash == Run.named("AdamW", 0).hash  # at wd 0 they are one run
     hashes = {Run(**{name: value}).hash for name, value in {"lr": 0.02, "seed": 1, "width": 9, "epochs": 3}.items()}
     assert len(hashes | {Run().hash}) == 5
+    run = Run()
+    assert run.hash != run.model_copy(update={"epochs": 3}).hash == Run(epochs=3).hash
     assert Run(rule="adam", decoupled_wd=0.1).optimizer == "AdamW"
     assert Run(rule="adam", decoupled_wd=0.1, coupled_wd=0.1).optimizer == "Adam+W"
 
