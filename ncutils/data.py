@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ def batches(images: torch.Tensor | Streamed, indices: Iterable[torch.Tensor]) ->
         images,
         batch_sampler=[i.tolist() for i in indices],
         num_workers=min(8, usable_cores()),
+        # named, since a sweep's worker process has a default of its own that cannot start readers
+        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn",
         pin_memory=images.device.type == "cuda",
     )
     try:

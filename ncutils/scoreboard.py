@@ -364,10 +364,9 @@ def _vit() -> Seen:
         raise LookupError("no transformer is stored")
     groups = _named(runs)
     text, shares = _pairs(groups, "AdamW")
-    falls = analysis.rank_correlation(groups["SGD"], "nc0")[0]
-    return Seen(
-        f"{text}; SGD's NC0 falls with wd (rank correlation {falls:+.2f})", [*shares, float(falls <= -0.8)], runs
-    )
+    falls, n = analysis.rank_correlation(groups["SGD"], "nc0")
+    ranks = f"rank correlation of SGD's NC0 with wd {falls:+.2f}" if n else "too few valid runs of SGD"
+    return Seen(f"{text}; {ranks}", [*shares, float(falls <= -0.8)], runs)
 
 
 def _imagenet(columns) -> Seen:

@@ -9,6 +9,7 @@ import torch
 from ncutils import data, training
 from ncutils.metrics import KEYS, nc_metrics
 from ncutils.models import ARCHITECTURES, conv_block
+from ncutils.sweeps import train_all
 from ncutils.theory import nc0_law
 from ncutils.training import Run, lr_per_step, make_model, measured_epochs, train
 from tests.test_data import make_folder
@@ -182,6 +183,8 @@ def test_resnet50_on_a_folder_of_images_from_disk(tmp_path, monkeypatch):
     assert kept == [1, 2] and history.info["n_train"] == 12 and history.info["n_classes"] == 3
     measured = history.frame["nc0"] / history.frame["nc0"].iloc[0]
     np.testing.assert_allclose(measured, training.exact_law(history)[history.frame["step"]], rtol=1e-4)
+    in_a_sweep, _ = train_all([run, run.model_copy(update={"seed": 1})], device="cpu", workers=2)
+    pd.testing.assert_frame_equal(history.frame.drop(columns="gram"), in_a_sweep.frame.drop(columns="gram"))
 
 
 def test_cosine_schedule_warms_up_and_falls_to_nothing():
