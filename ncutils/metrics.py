@@ -32,13 +32,15 @@ def nc_metrics(
     Arguments:
         features: last-layer features [N, p], any floating dtype, any device.
         labels: class of each sample [N], integers in [0, K); every class needs a sample.
-        weight: last-layer weights W [K, p]; bias: [K] or None. The bias enters NC4's decisions only.
+        weight: last-layer weights W [K, p].
+        bias: [K] or None; it enters NC4's decisions only.
         normalisation: "reported" is what the paper's tables and figures hold; "formula" multiplies by the factors
             that its equations print: 1/N on NC0 (Eq. 12, reading its undefined n as the number of samples),
             1/K^2 on NC2, NC2W, NC2M (Eqs. 5, 6, 9), 1/(K p) on NC3 (Eq. 10).
         means: the result of `class_means(features, labels, K)`, if it is at hand.
 
-    Returns a dict of floats (dimensionless except nc0, which has the unit of the weights):
+    Returns a dict of floats, dimensionless except nc0, which has the unit of the weights::
+
         nc0   ||W^T 1||_2                                             (Eq. 12)
         nc1   tr(Sigma_W Sigma_B^+) / K                               (Eq. 2, Sigma_W centred at the class means)
         nc2   || M^T M / ||M^T M||_F - M* ||_F                        (Eq. 5)
@@ -48,6 +50,7 @@ def nc_metrics(
         nc2m  || W M / ||W M||_F - M* ||_F                            (Eq. 9)
         nc3   || W / ||W||_F - M^T / ||M||_F ||_F                     (Eq. 10)
         nc4   share of samples whose class by W, b is the class of the nearest mean (Eq. 11, on these features; -> 1)
+
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
     rounding noise.
 

@@ -2,8 +2,8 @@
 
 A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash, the file's metadata has a
 record (`run`, `info`) for each hash. The store's folder (NCUTILS_RUNS, default runs/ in the project) has one file a
-run, written to a temporary name and renamed. The results that ship with the book (results/*.parquet, many runs a
-file) read as if they were there.
+run, written to a temporary name and renamed. The results that ship with the book (files of many runs in
+results/) read as if they were there.
 """
 
 from __future__ import annotations

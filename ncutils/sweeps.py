@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +67,8 @@ def train_all(
     On a CPU, `workers` processes (default: one a core) train one run each: narrow networks gain more from neighbours
     than from threads. On a GPU the default is one; several share it. With `ray`, the address of a Ray cluster ("auto"
     for the one this machine belongs to), its nodes train, each run on one core, or `gpus_per_run` of a GPU where
-    `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. If some raise, the others are trained and stored first; then the
-    first error is raised.
+    `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. If some raise, the others are
+    trained and stored first; then the first error is raised.
     """
     store = store or Store()
     found = {run.hash: store.get(run) for run in runs}
@@ -123,7 +124,8 @@ def _trained(runs, device, workers, progress, store) -> Iterator[tuple[Run, Hist
     threads = max(1, data.usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-    yield from pool(delayed(_train_in_worker)(run, device, threads, store.checkpoint(run)) for run in runs)
+    folder = str(data.data_folder())  # the workers outlive a sweep, and keep the environment that they started with
+    yield from pool(delayed(_train_in_worker)(run, device, threads, store.checkpoint(run), folder) for run in runs)
 
 
 def _on_ray(runs, device, address, gpus_per_run) -> Iterator[tuple[Run, History | Exception]]:
@@ -151,7 +153,11 @@ def _train_on_node(run: Run, device: str | None) -> tuple[Run, History | Excepti
     return run, result
 
 
-def _train_in_worker(run: Run, device: str | None, threads: int, checkpoint=None) -> tuple[Run, History | Exception]:
+def _train_in_worker(
+    run: Run, device: str | None, threads: int, checkpoint: Path | None = None, data_folder: str | None = None
+) -> tuple[Run, History | Exception]:
+    if data_folder:
+        os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
     return run, _attempt(run, device, None, False, checkpoint)
 

@@ -13,13 +13,15 @@ def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:
     """Exact NC0 of SGD (coupled) or SGDW (decoupled) with momentum, relative to its initial value.
 
     The rows of the cross-entropy gradient of W sum to zero (Lemma E.4), so that s = W^T 1 moves by weight decay alone,
-    whatever the backbone and the data. With v the momentum buffer's row sum, v_0 = 0:
+    whatever the backbone and the data. With v the momentum buffer's row sum, v_0 = 0::
+
         coupled    v <- beta v + wd s,  s <- s - lr v        (the update of Theorem 3.1)
         decoupled  s <- (1 - lr wd) s
+
     The theorem bounds this from above; here it is iterated as it stands.
 
     Arguments: lr, the learning rate of each step [T] (see `training.lr_per_step`) or [T, ...]; wd >= 0; momentum in
-    [0, 1). Returns s_t / s_0 [T + 1, ...], starting with 1 and signed: |s_t| / |s_0| is NC0_t / NC0_0.
+    [0, 1). Returns s_t / s_0 [T + 1, ...], starting with 1 and signed: its absolute value is NC0_t / NC0_0.
     """
     lr = np.asarray(lr, dtype=np.float64)
     if lr.ndim < 1 or lr.size == 0 or not (lr >= 0).all():
@@ -44,7 +46,7 @@ def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:
 
 
 def roots(lr, wd, momentum) -> tuple[np.ndarray, np.ndarray]:
-    """Roots r1, r2 (complex, |r1| >= |r2|) of r^2 - (1 + beta - lr wd) r + beta = 0.
+    """Roots r1, r2 (complex, the larger modulus first) of r^2 - (1 + beta - lr wd) r + beta = 0.
 
     For a constant lr the coupled law is s_t / s_0 = A r1^t + (1 - A) r2^t with A = ((1 - lr wd) - r2) / (r1 - r2).
     They are real, and s decays without oscillating, up to lr wd = (1 - sqrt(beta))^2 (`critical_decay`); past it both
@@ -64,7 +66,7 @@ def critical_decay(lr, momentum) -> np.ndarray:
 
 
 def alpha_rate(lr, wd, momentum) -> np.ndarray:
-    """Asymptotic decay of alpha per step, -2 log|r1|: about 2 lr wd / (1 - beta) while lr wd is small."""
+    """Asymptotic decay of alpha per step, -2 log of r1's modulus: about 2 lr wd / (1 - beta) for small lr wd."""
     return -2 * np.log(np.abs(roots(lr, wd, momentum)[0]))
 
 
@@ -113,7 +115,8 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
     """Diagonal a and negative off-diagonal b [steps + 1, ...] of W under SignGD: W = (a + b) I - b J.
 
     W keeps this form, with logits that differ by z = (a + b) / sqrt(K - 1), off-diagonal gradient
-    g = 1 / (sqrt(K - 1) (e^z + K - 1)) and diagonal gradient -(K - 1) g:
+    g = 1 / (sqrt(K - 1) (e^z + K - 1)) and diagonal gradient -(K - 1) g::
+
         coupled    a <- a + lr sign((K - 1) g - wd a),   b <- b + lr sign(g - wd b)
         decoupled  a <- (1 - lr wd) a + lr,              b <- (1 - lr wd) b + lr
     """

@@ -17,6 +17,7 @@ from ncutils.published import GRID_LR, GRID_MOMENTUM, GRID_WD
 from ncutils.store import Store
 from ncutils.sweeps import read_grid, train_all
 from ncutils.training import Run
+from tests.test_data import make_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = "common: {epochs: 4, width: 4, n_train: 300}\n"
@@ -108,7 +109,7 @@ def test_a_sweep_trains_once(grid, capsys):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     """Finished runs are kept, and the second call trains only what is missing."""
-    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 4", "epochs: 25").replace("0.5]", "0.1, 0.2, 0.5, 1]"))
+    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 4", "epochs: 120").replace("0.5]", "0.1, 0.2, 0.5, 1]"))
     command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2"]
     sweep = subprocess.Popen(
         command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -128,6 +129,15 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     again = {h.run: h.info["finished"] for h in Store().histories()}
     assert len(again) == 11 and all(again[run] == finished for run, finished in kept.items())
     assert not [f for f in os.listdir(os.environ["NCUTILS_RUNS"]) if f.endswith(".tmp")]
+
+
+def test_a_sweep_reads_the_data_folder_of_now(tmp_path, monkeypatch):
+    """Worker processes outlive a sweep; the next one may come with another NCUTILS_DATA."""
+    for number in range(2):
+        make_folder(tmp_path / str(number) / "small", classes=("a", "b", "c", "d")[: 2 + 2 * number])
+        monkeypatch.setenv("NCUTILS_DATA", str(tmp_path / str(number)))
+        runs = [Run(dataset="small", epochs=1, width=2, batch_size=4, seed=2 * number + i) for i in range(2)]
+        assert [h.info["n_classes"] for h in train_all(runs, device="cpu", workers=2)] == [2 + 2 * number] * 2
 
 
 def test_diverged_runs_are_kept_and_counted(tmp_path, capsys):
