@@ -98,7 +98,6 @@ def data_folder() -> Path:
     return Path(os.environ.get("NCUTILS_DATA") or project_folder("data"))
 
 
-@functools.lru_cache(maxsize=2)
 def load(
     name: str,
     n_train: int | None = None,
@@ -111,6 +110,12 @@ def load(
     With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear).
     Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
     """
+    return _load(data_folder(), name, n_train, n_test, device, image_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(folder: Path, name: str, n_train: int | None, n_test: int | None, device: str, image_size: int | None) -> Dataset:
+    """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
     train, test = splits(name)
     if image_size is not None and name not in SOURCES:
         return _streamed(train, test, name, n_train, n_test, torch.device(device), image_size)

@@ -11,7 +11,7 @@ def own_store(tmp_path, monkeypatch):
     """Each test has an empty store, and no shipped results."""
     monkeypatch.setenv("NCUTILS_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr("ncutils.store.project_folder", lambda name: tmp_path / name)
-    data.load.cache_clear()
+    data._load.cache_clear()
     torch.set_num_threads(1)
 
 
