@@ -11,5 +11,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.ipynb")):
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
         if errors:
             failed += 1
-            print(f"chapter {path.stem} failed in cell {number}: {errors[0].ename}: {errors[0].evalue}", file=sys.stderr)
+            print(
+                f"chapter {path.stem} failed in cell {number}: {errors[0].ename}: {errors[0].evalue}", file=sys.stderr
+            )
 sys.exit(failed > 0)

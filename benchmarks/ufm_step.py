@@ -55,7 +55,9 @@ if __name__ == "__main__":
     print(f"unconstrained feature model, d = 512, K = 10, N = 10,000 ({machine()}; median of {PAIRS} pairs)")
     training.keep_freed_memory(True)  # as training.train has it
     least, multiply, _ = paired(floor([torch.ones(10_000, 512)]), products(), PAIRS)
-    print(f"  one array read and written {1e3 * least / STEPS:.1f} ms, the products alone {1e3 * multiply / STEPS:.1f} ms")
+    print(
+        f"  one array read and written {1e3 * least / STEPS:.1f} ms, the products alone {1e3 * multiply / STEPS:.1f} ms"
+    )
     for name, count in ARRAYS.items():
         run = Run.named(name, 5e-4, lr=0.1, arch="ufm", width=64, dataset="unconstrained", batch_size=10_000)
         arrays = [torch.ones(10_000, 512) for _ in range(count)]

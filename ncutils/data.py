@@ -114,7 +114,9 @@ def load(
 
 
 @functools.lru_cache(maxsize=2)
-def _load(folder: Path, name: str, n_train: int | None, n_test: int | None, device: str, image_size: int | None) -> Dataset:
+def _load(
+    folder: Path, name: str, n_train: int | None, n_test: int | None, device: str, image_size: int | None
+) -> Dataset:
     """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
     train, test = splits(name)
     if image_size is not None and name not in SOURCES:

@@ -112,7 +112,14 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 4", "epochs: 120").replace("0.5]", "0.1, 0.2, 0.5, 1]"))
     command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2"]
     sweep = subprocess.Popen(
-        command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background job ignores it
     )
     deadline = time.time() + 120
     while len(Store().histories()) < 2 and sweep.poll() is None and time.time() < deadline:
