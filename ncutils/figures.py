@@ -212,7 +212,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         axis.set_xticks(range(len(cells.columns)), [f"{wd:g}" for wd in cells.columns], fontsize=8)
         axis.set_yticks(range(len(cells.index)), [f"{momentum:g}" for momentum in cells.index], fontsize=8)
         axis.grid(visible=False)
-    _caption_below(figure, histories, profile)
+    caption_below(figure, histories, profile)
     return figure
 
 
@@ -262,7 +262,7 @@ def law_figure(histories: list[History], profile: str):
     axis.set(xlabel="step", ylabel="NC0 / initial NC0")
     _log_scale(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    _caption_below(figure, histories, profile)
+    caption_below(figure, histories, profile)
     return figure
 
 
@@ -341,10 +341,10 @@ def _finish(figure, handles, groups: Groups, profile: str) -> None:
         ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
         frameon=False,
     )
-    _caption_below(figure, [h for histories in groups.values() for h in histories], profile)
+    caption_below(figure, [h for histories in groups.values() for h in histories], profile)
 
 
-def _caption_below(figure, histories: list[History], profile: str) -> None:
+def caption_below(figure, histories: list[History], profile: str) -> None:
     figure.text(0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
 
 
@@ -393,5 +393,5 @@ def gram_figure(history: History, profile: str):
             image = axis.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
             axis.set(title=f"{name}, epoch {epoch}", xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
-    _caption_below(figure, [history], profile)
+    caption_below(figure, [history], profile)
     return figure

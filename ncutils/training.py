@@ -14,13 +14,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ncutils import data, metrics, theory
 from ncutils.models import ARCHITECTURES
@@ -39,6 +39,14 @@ CHOICES = {
 }
 
 
+def _known_rule(rule: str) -> str:
+    """Looked up when a Run is made, so that a rule which a notebook adds to RULES is one, too."""
+    if rule not in RULES:
+        *others, last = map(repr, RULES)
+        raise ValueError(f"it must be {', '.join(others)} or {last}")
+    return rule
+
+
 class Run(BaseModel):
     """Everything that decides a result. Unknown fields and values out of range are refused in one sentence.
 
@@ -53,7 +61,7 @@ class Run(BaseModel):
     dataset: str = "digits"
     n_train: int | None = Field(None, ge=2, description="class-balanced subset; None: all")
     n_test: int | None = Field(None, ge=1, description="class-balanced subset; None: all")
-    rule: Literal[tuple(RULES)] = "sgd"
+    rule: Annotated[str, AfterValidator(_known_rule)] = "sgd"
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="beta1 of Adam and Signum")
     coupled_wd: float = Field(0.0, ge=0, description="weight decay inside the gradient")
@@ -466,5 +474,5 @@ def _one_sentence(error: ValidationError, fields) -> str:
         close = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown parameter {name!r}: {hint}allowed are {', '.join(fields)}"
-    message = first["msg"].removeprefix("Input ").replace("should be", "it must be")
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "it must be")
     return f"{name} = {first['input']!r} is not allowed: {message}"
