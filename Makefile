@@ -1,14 +1,16 @@
 # make book | make test | make bench      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+# REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
 PROFILE ?= quick
 PYTHON ?= python3
 PIN ?=
+REPOSITORY ?=
 
 BIN := .venv/bin
 ENV := .venv/installed
 SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
-PAGES := _config.yml _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*)
-WIDGETS := _build/html-manager/embed.js
+PAGES := _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*.png assets/*.gif)
+SCRIPTS := _build/npm/done
 CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
@@ -16,7 +18,7 @@ ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book test bench clean
+.PHONY: book test bench clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
@@ -31,28 +33,34 @@ bench: $(ENV)
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/ufm_step.py
 
-$(SITE)/_build/html/index.html: $(ENV) $(PAGES) $(WIDGETS) $(CHAPTERS:%=$(SITE)/chapters/%)
-	mkdir -p $(SITE)/assets $(SITE)/_static
-	cp $(WIDGETS) $(SITE)/_static/
-	cp $(filter-out assets/%,$(PAGES)) $(SITE)/
-	cp $(filter assets/%,$(PAGES)) $(SITE)/assets/
+$(SITE)/_build/html/index.html: $(ENV) $(SITE)/_config.yml $(PAGES:%=$(SITE)/%) $(SCRIPTS) $(CHAPTERS:%=$(SITE)/chapters/%)
+	mkdir -p $(SITE)/static
+	cp assets/book.css assets/book.js $(filter-out $(SCRIPTS),$(wildcard $(dir $(SCRIPTS))*)) $(SITE)/static/
 	$(BIN)/jupyter-book build -W --keep-going $(SITE)
 	touch $@
 
-# A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed. One that fails is
-# still shown, up to its error, named at the end, and runs again next time.
-$(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
-	mkdir -p $(@D)
-	$(BIN)/papermill $< $@ -f params/$(PROFILE)/$*.yaml || touch -t 197001020000 $@
+# A page that has not changed keeps its time, so that Sphinx does not read it again.
+$(PAGES:%=$(SITE)/%): $(SITE)/%: %
+	@mkdir -p $(@D)
+	cp $< $@
 
-# The widget manager of the explorers, for pages without a kernel and without a network; from its CDN where npm is missing.
-HTML_MANAGER := @jupyter-widgets/html-manager@1
-$(WIDGETS):
-	mkdir -p $(@D)
-	if archive=$$(npm pack --silent --pack-destination $(@D) $(HTML_MANAGER)); \
-	then tar -xzOf $(@D)/$$archive package/dist/embed.js > $@; \
-	else echo "npm cannot fetch $(HTML_MANAGER): the book's explorers will load it from cdn.jsdelivr.net instead" >&2; \
-	echo 'document.head.appendChild(Object.assign(document.createElement("script"), {src: "https://cdn.jsdelivr.net/npm/$(HTML_MANAGER)/dist/embed.js"}))' > $@; fi
+$(SITE)/_config.yml: _config.yml FORCE
+	@mkdir -p $(@D)
+	@cp $< $@.new
+ifneq ($(REPOSITORY),)
+	@printf 'repository: {url: "%s"}\nlaunch_buttons: {binderhub_url: "https://mybinder.org", colab_url: "https://colab.research.google.com"}\n' '$(REPOSITORY)' >> $@.new
+endif
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+# A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed; not for new prose
+# alone. One that fails is still shown, up to its error, named at the end, and runs again next time.
+$(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
+	@mkdir -p $(@D)
+	$(BIN)/python assets/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
+
+$(SCRIPTS): assets/scripts.py
+	$(PYTHON) assets/scripts.py $(@D)
+	touch $@
 
 # torch and torchvision bring GPU libraries: about 5 GB on Linux, once.
 $(ENV): pyproject.toml $(PIN)

@@ -1,17 +1,55 @@
-"""Draws the README's picture from the runs that ship: `make assets/adam_adamw.png`."""
+"""Draws the README's picture and the first page's moving one from the runs that ship: `python assets/picture.py`."""
 
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 
 from ncutils import figures
 from ncutils.store import Store
 
-shipped = [h for h in Store().histories() if h.run.dataset == "FashionMNIST" and h.run.lr == 0.005]
-groups = {
-    name: [h for h in shipped if h.run.optimizer == name and h.run.coupled_wd + h.run.decoupled_wd == 0.025]
-    for name in ("Adam", "AdamW")
-}
-figures.set_style()
-figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
-plt.savefig(Path(__file__).with_name("adam_adamw.png"), dpi=160)
+
+def curves(folder: Path) -> None:
+    setting = {"dataset": "FashionMNIST", "lr": 0.005, "n_train": 3000, "epochs": 80}
+    shipped = [h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in setting.items())]
+    groups = {
+        name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025]
+        for name in ("Adam", "AdamW")
+    }
+    figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
+    plt.savefig(folder / "adam_adamw.png", dpi=160)
+
+
+def collapse(folder: Path) -> None:
+    """Three digits under Adam and AdamW at one weight decay (chapter 04): means and weights, epoch by epoch."""
+    stored = {h.run.optimizer: h for h in Store().histories() if h.run.dataset == "digits3" and h.run.wd == 0.1}
+    shown = [stored[name] for name in ("Adam", "AdamW")]
+    figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.6), layout="none")
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.82, wspace=0.02)
+    angle = 2 * np.pi * np.arange(4) / 3
+    corners = np.column_stack([np.sin(angle), np.cos(angle)]) / np.sqrt(3)
+
+    def draw(row):
+        for axis, history in zip(axes, shown):
+            axis.clear()
+            axis.plot(*corners.T, "o-", color="0.7", lw=0.8, ms=16, mfc="none")
+            means, weights = figures.polygon(history.grams[row])
+            for mean, weight, colour in zip(means, weights, ["#0173b2", "#de8f05", "#029e73"]):
+                axis.plot(*mean, "o", ms=9, color=colour)
+                axis.plot(*np.column_stack([(0, 0), weight]), color=colour, lw=2.2)
+                axis.plot(*weight, "D", ms=5, color=colour)
+            now = history.frame.iloc[row]
+            title = f"{history.run.optimizer}, epoch {now['epoch']:.0f}\nNC0 {now['nc0']:.2f}   NC3 {now['nc3']:.2f}"
+            axis.set_title(title, fontsize=12)
+            axis.set(xlim=(-0.85, 0.85), ylim=(-0.7, 0.85), xticks=[], yticks=[], aspect="equal")
+            axis.grid(visible=False)
+
+    rows = [*range(len(shown[0].frame)), *[len(shown[0].frame) - 1] * 8]  # rests at the end
+    FuncAnimation(figure, draw, frames=rows).save(folder / "collapse.gif", PillowWriter(fps=4), dpi=100)
+
+
+if __name__ == "__main__":
+    figures.set_style()
+    curves(Path(__file__).parent)
+    collapse(Path(__file__).parent)

@@ -2,7 +2,7 @@
 
 `metrics` (NC0 to NC4), `theory` (closed forms), `published` (the paper's numbers), `models`, `optimizers`, `data`,
 `training` (Run -> History), `store` (runs on disk), `sweeps` (many runs), `analysis` (numbers from stored runs), `figures`,
-`tables`, `explorers`, `chapters`, `scoreboard`. Each imports only what stands before it in this list.
+`tables`, `explorers`, `charts`, `chapters`, `scoreboard`. Each imports only what stands before it in this list.
 """
 
 from pathlib import Path

@@ -3,8 +3,8 @@
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
 folder there with train/<class>/ and test/<class>/ images: of one size, or of any where an image_size is given; then they
-are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs. "separable"
-is synthetic; "unconstrained" has labels alone, for the unconstrained feature model.
+are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs. "digits3" is the
+digits 0, 1 and 2, whose class means lie in a plane; "separable" is synthetic; "unconstrained" has labels alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
 training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.
@@ -186,14 +186,16 @@ def _streamed(train, test, name, n_train, n_test, device, size) -> Dataset:
     return Dataset(images, labels.to(device), test_images, test_labels.to(device), int(train.labels.max()) + 1)
 
 
-def _digits() -> tuple[Split, Split]:
-    """scikit-learn's digits, split 1,437 : 360 within each class."""
+def _digits(n_classes: int = 10) -> tuple[Split, Split]:
+    """scikit-learn's digits 0 to n_classes - 1, split 1,437 : 360 within each class (430 : 107 of three classes)."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    images = images.reshape(-1, 1, 8, 8)
-    train, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    chosen = labels < n_classes
+    images, labels = images[chosen].reshape(-1, 1, 8, 8), labels[chosen]
+    n_test = 360 * len(labels) // 1797
+    train, test = train_test_split(np.arange(len(labels)), test_size=n_test, stratify=labels, random_state=0)
     return tuple(Split(labels[part], images[part].__getitem__) for part in (train, test))
 
 
@@ -291,6 +293,7 @@ def _open(path: Path):
 
 SOURCES = {
     "digits": _digits,
+    "digits3": functools.partial(_digits, 3),
     "MNIST": functools.partial(_torchvision, "MNIST"),
     "FashionMNIST": functools.partial(_torchvision, "FashionMNIST"),
     "CIFAR10": functools.partial(_torchvision, "CIFAR10"),
@@ -299,7 +302,7 @@ SOURCES = {
 }
 
 # Training images of each source, and their channels and pixels a side as `load` gives them: known without a download
-SIZES = {"digits": 1437, "MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000, "separable": 2000}
+SIZES = {"digits": 1437, "digits3": 430, "MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000, "separable": 2000}
 SIZES |= {"unconstrained": 10_000}
-SHAPES = {"digits": (1, 8), "MNIST": (1, 32), "FashionMNIST": (1, 32), "CIFAR10": (3, 32), "separable": (1, 8)}
+SHAPES = {"digits": (1, 8), "digits3": (1, 8), "MNIST": (1, 32), "FashionMNIST": (1, 32), "CIFAR10": (3, 32), "separable": (1, 8)}
 SHAPES |= {"unconstrained": (1, 1)}

@@ -378,6 +378,26 @@ def draw_geometry(axis, features, labels, weights) -> None:
     axis.set_aspect("equal")
 
 
+def polygon(grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class means and rows of W in the plane [K, 2] each, from M^T M, W W^T and W M [3, K, K], both of Frobenius norm 1 in
+    their own space.
+
+    The symmetric square root of M^T M holds the class means in coordinates that lie closest to the simplex's; W is projected
+    onto the span of the means. Of these K - 1 dimensions the plane is the one in which a simplex's corners are a regular
+    polygon's. For K = 3 it is the whole span, and distances of the means are exact. Collapse takes means and weights to the
+    corners, at radius sqrt(2 / (K (K - 1))).
+    """
+    of_means, of_weights, of_both = grams.astype(float)
+    values, vectors = np.linalg.eigh(of_means)
+    kept = values > 1e-6 * values[-1]  # the grams are float32
+    root, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    angle = 2 * np.pi * np.arange(len(of_means)) / len(of_means)
+    plane = np.column_stack([np.sin(angle), np.cos(angle)]) * np.sqrt(2 / len(of_means))
+    means = (vectors * root) @ vectors.T @ plane / np.sqrt(values.sum())
+    weights = of_both @ (vectors / root) @ vectors.T @ plane / np.sqrt(np.trace(of_weights))
+    return means, weights
+
+
 def gram_figure(history: History, profile: str):
     """Cosines between class means, between weight rows, and between the two: untrained above, trained below."""
     figure, axes = plt.subplots(2, 3, figsize=(9, 5.8))

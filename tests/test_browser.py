@@ -1,85 +1,256 @@
-"""An explorer in a built page: no kernel, no network, a real browser."""
+"""The built book in a real browser: opened from disk, no kernel, no network."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
-import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = """
-from ncutils import explorers
-
-def draw(lr, K):
-    figure, axis = explorers.canvas(xlabel="step")
-    axis.plot([0, 1], [0, lr * K])
-    axis.set_title(f"frame lr={lr} K={K}")
-    return figure
-
-explorers.explorer(draw, lr=[0.01, 0.1, 1.0], K=[3, 10])
-"""
-
-
-def run(*command, folder):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    return done
+PICTURES = ROOT / "_build" / "screenshots"
+PHONE = {"width": 390, "height": 844}
+# pages of every kind, kept as pictures
+SHOWN = ("intro", "chapters/01_neural_collapse", "chapters/04_explore", "chapters/06_theorem_3_1", "chapters/14_six_settings")
+READY = """() => [...document.querySelectorAll("[id^=chart-]")].every(c => c.querySelector("svg"))
+  && !!document.querySelector(".jupyter-widgets svg") == !!document.querySelector("script[type='application/vnd.jupyter.widget-view+json']")"""
+CONTROLS = ".chart-menus select, .chart-menus input, .jupyter-widgets select, .widget-slider .noUi-handle"
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A book of one page with an explorer, made with the project's configuration and widget manager."""
+def book(tmp_path_factory):
+    """`make book` at the quick profile, from the results that ship."""
     if not shutil.which("npm"):
-        pytest.skip("needs npm, which brings the widget manager into the book")
+        pytest.skip("needs npm, which brings the explorers' scripts into the book")
     folder = tmp_path_factory.mktemp("book")
-    run("make", "_build/html-manager/embed.js", folder=ROOT)
-    (folder / "_static").mkdir()
-    shutil.copy(ROOT / "_build/html-manager/embed.js", folder / "_static")
-    for name in ("_config.yml", "references.bib"):
-        shutil.copy(ROOT / name, folder)
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: index\n")
-    cells = [nbformat.v4.new_markdown_cell("# An explorer"), nbformat.v4.new_code_cell(NOTEBOOK)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "in.ipynb")
-    tool = Path(sys.executable).parent
-    run(str(tool / "papermill"), "in.ipynb", "index.ipynb", folder=folder)
-    run(str(tool / "jupyter-book"), "build", "-W", "--keep-going", ".", folder=folder)
-    return folder / "_build/html/index.html"
+    command = ["make", "book", f"SITE={folder}", f"BIN={Path(sys.executable).parent}", "ENV="]
+    environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    moved = tmp_path_factory.mktemp("stick") / "book"  # as on a USB stick: nothing beside the built folder
+    shutil.move(folder / "_build" / "html", moved)
+    return moved
 
 
-def test_sliders_lead_to_their_frame_without_kernel_and_network(page):
+@pytest.fixture(scope="module")
+def pages(book):
+    """The pages that a reader comes to, as paths in the book without their ending."""
+    found = [p.relative_to(book).with_suffix("").as_posix() for p in book.rglob("*.html") if "_static" not in p.parts]
+    return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search"})
+
+
+@pytest.fixture(scope="module")
+def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if not browser:
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not executable:
         pytest.skip("needs a Chromium on the path")
     with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        tab = chromium.new_page()
-        requests = []
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri())
-        handles, frame = tab.locator(".widget-slider .noUi-handle"), tab.locator(".jupyter-widgets svg >> visible=true")
-
-        def shown(rate, classes):
-            frame.get_by_text(f"frame lr={rate} K={classes}", exact=True).wait_for(timeout=10_000)
-            assert frame.count() == 1
-            assert [r.text_content() for r in tab.locator(".widget-readout").all()] == [f"{rate:g}", f"{classes:g}"]
-
-        def press(slider, key):
-            handles.nth(slider).focus()
-            tab.keyboard.press(key)
-
-        shown(0.1, 10)
-        for slider, key, rate, classes in (
-            (0, "ArrowRight", 1.0, 10),
-            (1, "ArrowLeft", 1.0, 3),
-            (0, "ArrowLeft", 0.1, 3),
-            (0, "ArrowLeft", 0.01, 3),
-            (1, "ArrowRight", 0.01, 10),
-        ):
-            press(slider, key)
-            shown(rate, classes)
-        assert not [url for url in requests if not url.startswith(("file:", "data:"))]
+        chromium = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
         chromium.close()
+
+
+def opened(browser, book, page, **options):
+    """A tab that shows a page, and what went wrong in it: filled as it happens."""
+    tab, wrong = browser.new_page(**options), []
+    tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
+    tab.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
+    tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    tab.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
+    tab.goto((book / f"{page}.html").as_uri())
+    tab.evaluate("window.MathJax?.startup?.promise")
+    tab.wait_for_function(READY, timeout=20_000)
+    return tab, wrong
+
+
+def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pages):
+    lines, bad = [], []
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for page in pages:
+        tab, wrong = opened(browser, book, page, viewport=PHONE)
+        timing = tab.evaluate("performance.getEntriesByType('navigation')[0].domInteractive")
+        weight = (book / f"{page}.html").stat().st_size
+        lines.append(f"{page:34s} {weight / 1e6:5.2f} MB, interactive after {timing / 1e3:.2f} s")
+        bad += [f"{page}: {what}" for what in wrong]
+        if (wide := tab.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
+            bad.append(f"{page}: {wide} pixels wide on a phone")
+        if raw := re.findall(r"\$\$|\\(?:frac|lVert|begin|mathrm|lambda|eta)\b", tab.locator("main").inner_text()):
+            bad.append(f"{page}: raw maths {raw[:3]}")
+        if bare := tab.locator("main img:not([alt]), main img[alt='']").count():
+            bad.append(f"{page}: {bare} images without words")
+        if weight > 3e6:
+            bad.append(f"{page}: {weight / 1e6:.1f} MB")
+        if page in SHOWN:
+            name = page.replace("/", "_")
+            tab.screenshot(path=PICTURES / f"{name}_phone.png", full_page=True)
+            tab.set_viewport_size({"width": 1400, "height": 1000})
+            for theme in ("light", "dark"):
+                tab.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+                tab.screenshot(path=PICTURES / f"{name}_{theme}.png", full_page=True)
+        tab.close()
+    print("\n" + "\n".join(lines))
+    assert not bad, "\n".join(bad)
+
+
+def drawn(tab) -> str:
+    """What the explorers of a page show: their visible pictures."""
+    return tab.evaluate(
+        "[...document.querySelectorAll('.vega-embed svg, .jupyter-widgets svg')]"
+        ".filter(s => s.getClientRects().length).map(s => s.innerHTML).join()"
+    )
+
+
+def changed(tab, before: str) -> bool:
+    for _ in range(20):
+        if drawn(tab) != before:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_every_control_changes_what_is_shown(browser, book, pages):
+    tried = 0
+    for page in pages:
+        tab, wrong = opened(browser, book, page)
+        if not tab.locator(".chart-menus, .jupyter-widgets").count():
+            tab.close()
+            continue
+        for i in range(tab.locator(CONTROLS).count()):
+            control, before = tab.locator(CONTROLS).nth(i), drawn(tab)
+            assert control.evaluate("c => !!(c.closest('label, .widget-inline-hbox') ?? c).textContent.trim()"), (page, i)
+            if control.evaluate("c => c.tagName") == "SELECT":
+                options = control.locator("option").all_text_contents()
+                chosen = control.evaluate("c => c.selectedIndex")
+                others = [k for k in range(len(options)) if k != chosen]
+                assert not others or any(control.select_option(index=k) and changed(tab, before) for k in others), (page, i)
+                control.select_option(index=chosen)
+            else:
+                control.focus()
+                tab.keyboard.press("ArrowRight")
+                if drawn(tab) == before:  # at its end already, or not yet drawn
+                    tab.keyboard.press("ArrowLeft")
+                assert changed(tab, before), (page, i)
+            tried += 1
+        assert not wrong, (page, wrong)
+        tab.close()
+    assert tried >= 40
+    print(f"\n{tried} controls")
+
+
+def test_sliders_of_a_theory_chapter_lead_to_their_frame(browser, book):
+    """The frame shown is the one that the sliders say: its title states lr wd."""
+    tab, _ = opened(browser, book, "chapters/06_theorem_3_1")
+    handles = tab.locator(".widget-slider .noUi-handle")
+    for handle, key in ((0, "ArrowRight"), (1, "ArrowLeft"), (1, "ArrowLeft"), (2, "ArrowRight"), (0, "ArrowLeft")):
+        handles.nth(handle).focus()
+        tab.keyboard.press(key)
+        lr, wd, _ = (float(r.text_content()) for r in tab.locator(".widget-readout").all())
+        frame = tab.locator(".jupyter-widgets svg >> visible=true")
+        frame.get_by_text(f"lr wd = {lr * wd:.3g}", exact=False).wait_for(timeout=10_000)
+        assert frame.count() == 1
+    tab.close()
+
+
+def test_play_button_moves_the_geometry(browser, book):
+    tab, _ = opened(browser, book, "chapters/04_explore")
+    button = tab.get_by_role("button", name="play").first
+    slider = tab.locator(".chart-menus input[type=range]").first
+    button.click()
+    before = drawn(tab)
+    tab.wait_for_timeout(1500)
+    assert drawn(tab) != before and int(slider.input_value()) >= 2
+    tab.get_by_role("button", name="pause").click()
+    held = drawn(tab)
+    tab.wait_for_timeout(1000)
+    assert drawn(tab) == held
+    tab.close()
+
+
+def test_the_fitted_line_is_the_regression(browser, book):
+    """What the page computes in the browser is what statsmodels gives."""
+    from ncutils import analysis
+    from ncutils.store import Store
+
+    tab, _ = opened(browser, book, "chapters/12_regression")
+    words = tab.locator(".vega-embed").first.get_by_text("log10 NC0").all_text_contents()
+    groups, _ = analysis.stored_grid(ROOT / "params/quick/grid.yaml", Store(shipped=ROOT / "results"), arch="resnet9")
+    fit = analysis.regression(analysis.valid(groups)).loc["all"]
+    said = next(re.search(r"NC3 = (-?[\d.]+) ([+-]) ([\d.]+) log10", w) for w in words if "NC3 =" in w)
+    assert float(said[1]) == pytest.approx(fit["intercept"], abs=6e-4)
+    assert float(said[2] + said[3]) == pytest.approx(fit["beta"], abs=6e-4)
+    tab.get_by_text(f"{fit['n']:.0f} valid runs").wait_for(timeout=5000)
+    tab.close()
+
+
+def test_search_finds(browser, book):
+    tab, wrong = opened(browser, book, "search")
+    tab.goto((book / "search.html").as_uri() + "?q=underflows")
+    tab.get_by_role("link", name=re.compile("Theorem 3.3")).first.wait_for(timeout=10_000)
+    assert not wrong
+    tab.close()
+
+
+def test_links_inside_the_book_lead_somewhere(book, pages):
+    from bs4 import BeautifulSoup
+
+    soups = {page: BeautifulSoup((book / f"{page}.html").read_text(), "html.parser") for page in pages}
+    anchors = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
+    broken, outside = [], set()
+    for page, soup in soups.items():
+        for link in soup.find_all("a", href=True):
+            address, anchor = urldefrag(unquote(link["href"]))
+            if re.match(r"\w+:", address):
+                outside.add(address)
+                continue
+            target = (book / page).parent / address if address else book / f"{page}.html"
+            if not target.is_file():
+                broken.append(f"{page}: {link['href']}")
+                continue
+            name = target.resolve().relative_to(book.resolve()).with_suffix("").as_posix()
+            if anchor and name in anchors and anchor not in anchors[name]:
+                broken.append(f"{page}: {link['href']}")
+    assert not broken, "\n".join(broken)
+    assert not [a for a in outside if a.startswith("http:")], "a link without TLS"
+
+
+def test_names_are_spelled_one_way(book, pages):
+    from bs4 import BeautifulSoup
+
+    wrong = r"\b(Pytorch|pyTorch|Adamw|ADAMW|adamW|SignumSGD|Fashion[- ]MNIST|FMNIST|Cifar|CIFAR 10|Resnet\d|VGG-9|"
+    wrong += r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"
+    for page in pages:
+        main = BeautifulSoup((book / f"{page}.html").read_text(), "html.parser").find("main")
+        for code in main.find_all(["code", "pre", "script", "cite"]):
+            code.decompose()
+        assert not re.findall(wrong, main.get_text()), page
+
+
+def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
+    """The rule behind `make book`: new prose keeps the outputs, new code does not."""
+    import nbformat
+
+    sys.path.insert(0, str(ROOT / "assets"))
+    from execute import new_prose
+
+    chapter, out = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4), tmp_path / "out.ipynb"
+    ran = nbformat.from_dict(chapter)
+    at = next(i for i, c in enumerate(ran.cells) if "parameters" in c.metadata.get("tags", [])) + 1
+    ran.cells.insert(at, nbformat.v4.new_code_cell("# Parameters\nwidth = 4", metadata={"tags": ["injected-parameters"]}))
+    ran.cells[-2].outputs = [nbformat.v4.new_output("stream", text="kept")] if ran.cells[-2].cell_type == "code" else []
+    nbformat.write(ran, out)
+    chapter = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4)
+    chapter.cells[0].source += "\n\nOne more sentence."
+    nbformat.write(chapter, tmp_path / "in.ipynb")
+    assert new_prose(tmp_path / "in.ipynb", out)
+    now = nbformat.read(out, 4)
+    assert "One more sentence." in now.cells[0].source and len(now.cells) == len(chapter.cells) + 1
+    assert [c.outputs for c in now.cells if c.cell_type == "code"] == [c.outputs for c in ran.cells if c.cell_type == "code"]
+    next(c for c in chapter.cells if c.cell_type == "code").source += "\nmore = 1"
+    nbformat.write(chapter, tmp_path / "in.ipynb")
+    assert not new_prose(tmp_path / "in.ipynb", out)
+    assert not new_prose(tmp_path / "in.ipynb", tmp_path / "nothing.ipynb")

@@ -1,0 +1,43 @@
+"""Runs a chapter with papermill: `execute.py CHAPTER OUT PARAMETERS [--prose]`.
+
+With --prose (nothing but the chapter has changed) and the same code as last time, only its prose is replaced in OUT.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+INJECTED = "injected-parameters"  # papermill's tag
+
+
+def code(cells) -> list[str]:
+    return [c.source for c in cells if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", [])]
+
+
+def new_prose(chapter: Path, out: Path) -> bool:
+    """Whether OUT now holds the chapter's prose around the code and outputs that it had."""
+    if not out.exists():
+        return False
+    new, old = (nbformat.read(path, as_version=4) for path in (chapter, out))
+    ran = [c for c in old.cells if c.cell_type == "code"]
+    failed = any(o.output_type == "error" for c in ran for o in c.outputs)
+    if failed or code(new.cells) != code(old.cells):
+        return False
+    cells, ran = [], iter(ran)
+    for cell in new.cells:
+        cells.append(next(ran) if cell.cell_type == "code" else cell)
+        if "parameters" in cell.metadata.get("tags", []):
+            cells.append(next(ran))
+    old.cells = cells
+    nbformat.write(old, out)
+    return True
+
+
+if __name__ == "__main__":
+    chapter, out, parameters = map(Path, sys.argv[1:4])
+    if sys.argv[4:] == ["--prose"] and new_prose(chapter, out):
+        sys.exit()
+    papermill = Path(sys.executable).with_name("papermill")
+    sys.exit(subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode)

@@ -1,0 +1,39 @@
+"""Brings what the explorers need in a browser into a folder: `scripts.py FOLDER`. From npm, so that pages need no network;
+where npm cannot fetch a package, a stand-in loads it from its CDN, and that is said."""
+
+import fnmatch
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+PACKAGES = {
+    "@jupyter-widgets/html-manager@1": ("dist/embed.js", "dist/*.woff2"),
+    "vega@6": ("build/vega.min.js",),
+    "vega-lite@6": ("build/vega-lite.min.js",),
+    "vega-embed@7": ("build/vega-embed.min.js",),
+}
+STAND_IN = """document.write('<script src="https://cdn.jsdelivr.net/npm/{}/{}"></scr' + 'ipt>')\n"""
+
+
+def bring(package: str, patterns: tuple[str, ...], folder: Path) -> None:
+    command = ["npm", "pack", "--silent", "--pack-destination", folder, package]
+    try:
+        archive = folder / subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    except (OSError, subprocess.CalledProcessError):
+        print(f"npm cannot fetch {package}: the book's explorers will load it from cdn.jsdelivr.net", file=sys.stderr)
+        for script in (p for p in patterns if p.endswith(".js")):
+            (folder / Path(script).name).write_text(STAND_IN.format(package, script))
+        return
+    with tarfile.open(archive) as files:
+        for member in files.getmembers():
+            if any(fnmatch.fnmatch(member.name, f"package/{pattern}") for pattern in patterns):
+                (folder / Path(member.name).name).write_bytes(files.extractfile(member).read())
+    archive.unlink()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, patterns in PACKAGES.items():
+        bring(package, patterns, folder)
