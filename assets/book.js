@@ -1,2 +1,2 @@
 // The widget manager calls MathJax 2's queue on its labels; the book has MathJax 3 and no maths there.
-addEventListener("load", () => { if (window.MathJax) MathJax.Hub ??= { Queue() {} } })
+addEventListener("DOMContentLoaded", () => { if (window.MathJax) MathJax.Hub ??= { Queue() {} } })

@@ -13,10 +13,7 @@ from ncutils.store import Store
 def curves(folder: Path) -> None:
     setting = {"dataset": "FashionMNIST", "lr": 0.005, "n_train": 3000, "epochs": 80}
     shipped = [h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in setting.items())]
-    groups = {
-        name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025]
-        for name in ("Adam", "AdamW")
-    }
+    groups = {name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025] for name in ("Adam", "AdamW")}
     figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
     plt.savefig(folder / "adam_adamw.png", dpi=160)
 

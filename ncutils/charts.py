@@ -68,8 +68,7 @@ def show(chart: alt.TopLevelMixin) -> None:
 
 def two_runs(groups: Groups) -> alt.TopLevelMixin:
     """Training curves of any two stored runs, A and B, laid over one another."""
-    table, layers = _curves(groups), []
-    menus, chosen = [], []
+    table, menus, chosen = _curves(groups), [], []
     for side, optimizer in (("A", "Adam"), ("B", "AdamW")):
         start = _start(table) | {"optimizer": optimizer}
         params, cost = _menus(table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side)
@@ -159,7 +158,12 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
     kept = (
         cells.transform_filter("datum.kept > 0 && datum.y > 0")
         .mark_rect()
-        .encode(color=alt.Color("y:Q").scale(type="log", scheme=alt.SchemeParams(name="blues", extent=[0.05, 0.6])).title("value"), **axes)
+        .encode(
+            color=alt.Color("y:Q")
+            .scale(type="log", scheme=alt.SchemeParams(name="blues", extent=[0.05, 0.6]))
+            .title("value"),
+            **axes,
+        )
     )
     text = cells.transform_calculate(
         text="!isValid(datum.y) ? '–' : format(datum.y, datum.y > 0 && datum.y < 0.001 ? '.0e' : '.2~g')"
@@ -200,7 +204,9 @@ def geometry(histories: dict[str, History]) -> alt.TopLevelMixin:
     shown = "datum.run == run && datum.i == frame"
     base = alt.Chart(alt.Data(values=points)).transform_filter(shown)
     colour = alt.Color("class:N").scale(scheme="tableau10")
-    weights = base.transform_calculate(zero="0").encode(alt.X("wx:Q").scale(scale).axis(axis), alt.Y("wy:Q").scale(scale).axis(axis), colour)
+    weights = base.transform_calculate(zero="0").encode(
+        alt.X("wx:Q").scale(scale).axis(axis), alt.Y("wy:Q").scale(scale).axis(axis), colour
+    )
     picture = alt.layer(
         corners.mark_line(color="#bbbbbb", strokeWidth=1),
         corners.mark_point(color="#888888", size=260, strokeWidth=1),
@@ -210,7 +216,10 @@ def geometry(histories: dict[str, History]) -> alt.TopLevelMixin:
     )
     text = alt.Chart(alt.Data(values=words)).transform_filter(shown)
     slider = alt.binding_range(min=0, max=len(epochs) - 1, step=1, name="measured epoch ")
-    menus = [_menu("run", list(histories), next(iter(histories)), "optimizer"), alt.param(name="frame", value=0, bind=slider)]
+    menus = [
+        _menu("run", list(histories), next(iter(histories)), "optimizer"),
+        alt.param(name="frame", value=0, bind=slider),
+    ]
     chart = _page(picture.properties(width=300, height=300), _line(text), menus)
     chart.usermeta = {"play": "frame", "last": len(epochs) - 1}
     return chart
@@ -297,7 +306,7 @@ def _final_text(near: alt.Chart, head: str) -> alt.Chart:
     """Which runs are shown and where they end, as text: the mean over their seeds."""
     last = {f"last_{m}": f"datum.{m}[length(datum.{m}) - 1]" for m in (*METRICS, "train_acc")}
     group = ["arch", "dataset", "optimizer", "lr", "momentum", "wd"]
-    who = " + ', ' + ".join(["datum.optimizer", "'lr ' + datum.lr", "'momentum ' + datum.momentum", "'wd ' + datum.wd"])
+    who = "datum.optimizer + ', lr ' + datum.lr + ', momentum ' + datum.momentum + ', wd ' + datum.wd"
     ends = " + ', ' + ".join(f"'{LABELS[m]} ' + format(datum.{m}, '.3~g')" for m in METRICS)
     key = "run" if "run" in head else "decay"
     return (
@@ -325,5 +334,5 @@ def _line(said: alt.Chart) -> alt.Chart:
 def _page(picture, text, menus) -> alt.TopLevelMixin:
     chart = alt.vconcat(picture, text)
     chart.params = [menu.param for menu in menus]
-    return chart.configure_view(strokeOpacity=0.3).configure_axis(labelFontSize=12, titleFontSize=12)
-
+    chart = chart.configure_view(strokeOpacity=0.3).configure_axis(labelFontSize=12, titleFontSize=12)
+    return chart.configure_legend(orient="top", title=None, labelFontSize=12, symbolSize=80)

@@ -293,10 +293,10 @@ def _open(path: Path):
 
 SOURCES = {
     "digits": _digits,
-    "digits3": functools.partial(_digits, 3),
     "MNIST": functools.partial(_torchvision, "MNIST"),
     "FashionMNIST": functools.partial(_torchvision, "FashionMNIST"),
     "CIFAR10": functools.partial(_torchvision, "CIFAR10"),
+    "digits3": functools.partial(_digits, 3),
     "separable": _separable,
     "unconstrained": _unconstrained,
 }
@@ -304,5 +304,12 @@ SOURCES = {
 # Training images of each source, and their channels and pixels a side as `load` gives them: known without a download
 SIZES = {"digits": 1437, "digits3": 430, "MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000, "separable": 2000}
 SIZES |= {"unconstrained": 10_000}
-SHAPES = {"digits": (1, 8), "digits3": (1, 8), "MNIST": (1, 32), "FashionMNIST": (1, 32), "CIFAR10": (3, 32), "separable": (1, 8)}
+SHAPES = {
+    "digits": (1, 8),
+    "digits3": (1, 8),
+    "MNIST": (1, 32),
+    "FashionMNIST": (1, 32),
+    "CIFAR10": (3, 32),
+    "separable": (1, 8),
+}
 SHAPES |= {"unconstrained": (1, 1)}

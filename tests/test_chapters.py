@@ -23,7 +23,7 @@ SMALL = {"epochs": 12, "width": 4}
 FIGURES = {"01_neural_collapse": 3, "03_adamw": 3, "06_theorem_3_1": 3, "07_theorem_3_3": 2, "08_theorem_3_4": 2}
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
 FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
-FIGURES |= {"15_vit": 5, "16_imagenet": 2, "18_your_model": 1, "19_your_optimizer": 1}
+FIGURES |= {"04_explore": 0, "15_vit": 5, "16_imagenet": 2, "18_your_model": 1, "19_your_optimizer": 1}
 EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm", "14_six_settings")
 # For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
 GRID = """
@@ -32,6 +32,8 @@ entries:
   - {arch: [resnet9, mlp], optimizer: [SGD, SGDW], lr: 0.0679, wd: [0, 0.01, 0.05]}
   - {arch: [resnet9, mlp], optimizer: [Adam, Signum, AdamW, SignumW], lr: 0.005, wd: [0, 0.01, 0.05]}
 """
+CHARTS = {"02_weight_decay": 1, "04_explore": 4, "12_regression": 1}
+CHART = "application/vnd.vegalite.v6+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -76,6 +78,7 @@ def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
     found = outputs(tmp_path / "out.ipynb")
     assert sum("image/svg+xml" in o.get("data", {}) for o in found) >= FIGURES[chapter.stem]
     assert sum(WIDGET in o.get("data", {}) for o in found) == (chapter.stem in EXPLORERS)
+    assert sum(CHART in o.get("data", {}) for o in found) == CHARTS.get(chapter.stem, 0)
     assert (tmp_path / "out.ipynb").stat().st_size < 3e6
     # no debris: no progress bar, no warning, nothing on stderr
     assert not [o for o in found if o.output_type == "stream" and o.name == "stderr"]

@@ -21,6 +21,13 @@ def test_digits_are_whole_balanced_and_standardised():
     assert sorted(map(tuple, both)) == sorted(map(tuple, load_digits().data))  # each image once, none in both
 
 
+def test_three_digits_are_the_first_three_classes():
+    three, ten = data.load("digits3"), data.load("digits")
+    assert three.n_classes == 3 and len(three.train_labels) == data.SIZES["digits3"] == 430
+    assert three.train_images.shape[1:] == ten.train_images.shape[1:]
+    assert torch.bincount(three.train_labels).tolist() == [142, 146, 142]
+
+
 def test_separable_is_linearly_separable():
     s = data.load("separable")
     x, y = s.train_images.flatten(1).double(), s.train_labels

@@ -1,0 +1,78 @@
+"""The plane of the geometry charts, and what the charts hold. What their menus do is tested in a browser."""
+
+import re
+
+import numpy as np
+import pytest
+
+from ncutils import charts, theory
+from ncutils.figures import polygon
+from ncutils.training import Run, train
+
+
+def grams(means, weights):
+    means = means - means.mean(0)
+    return means, np.stack([means @ means.T, weights @ weights.T, weights @ means.T])
+
+
+@pytest.mark.parametrize("K", [3, 4, 10])
+def test_collapse_is_a_regular_polygon(K):
+    etf = theory.simplex_etf(K) @ np.linalg.qr(np.random.default_rng(0).normal(size=(K - 1, K - 1)))[0]
+    means, weights = polygon(grams(3 * etf, 0.2 * etf)[1])
+    np.testing.assert_allclose(means, weights, atol=1e-12)
+    angle = 2 * np.pi * np.arange(K) / K
+    corners = np.column_stack([np.sin(angle), np.cos(angle)]) * np.sqrt(2 / (K * (K - 1)))
+    np.testing.assert_allclose(means, corners, atol=1e-12)
+
+
+def test_three_means_keep_their_distances_and_products():
+    rng = np.random.default_rng(1)
+    m, g = grams(rng.normal(size=(3, 8)), w := rng.normal(size=(3, 8)))
+    means, weights = polygon(g.astype(np.float32))
+    unit = m / np.linalg.norm(m)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert np.linalg.norm(means[i] - means[j]) == pytest.approx(np.linalg.norm(unit[i] - unit[j]), rel=1e-5)
+    np.testing.assert_allclose(weights @ means.T, w @ unit.T / np.linalg.norm(w), atol=1e-6)
+
+
+def test_the_plane_does_not_depend_on_the_features_coordinates():
+    rng = np.random.default_rng(2)
+    m, w, turn = rng.normal(size=(10, 16)), rng.normal(size=(10, 16)), np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    for here, there in zip(polygon(grams(m, w)[1]), polygon(grams(m @ turn, w @ turn)[1])):
+        np.testing.assert_allclose(here, there, atol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    common = {"epochs": 3, "width": 2, "dataset": "digits3", "lr": 0.01}
+    return {name: [train(Run.named(name, 0.1, **common))] for name in ("Adam", "AdamW")}
+
+
+def test_a_geometry_chart_says_what_was_measured(groups):
+    runs = {name: histories[0] for name, histories in groups.items()}
+    spec = charts.geometry(runs).to_dict()
+    words = [row for part in spec["vconcat"] for row in part.get("data", {}).get("values", []) if "text" in row]
+    assert len(words) == 2 * len(runs["Adam"].frame) and spec["usermeta"]["last"] == len(runs["Adam"].frame) - 1
+    last = [row["text"] for row in words if row["run"] == "AdamW"][-1]
+    final = runs["AdamW"].final
+    assert last[0].startswith(f"AdamW, wd 0.1, epoch 3: training accuracy {100 * final['train_acc']:.0f} %")
+    found = dict(re.findall(r"(NC\d) (\S+?)(?:,|$)", last[1]))
+    assert {k.lower(): float(v) for k, v in found.items()} == {m: float(f"{final[m]:.3g}") for m in charts.METRICS}
+
+
+@pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled])
+def test_a_chart_holds_every_measured_value(groups, chart):
+    rows = chart(groups).data.values
+    for row, histories in zip(rows, groups.values()):
+        frame = histories[0].frame
+        np.testing.assert_allclose(row["nc0"], frame["nc0"], rtol=1e-3)
+        assert row["epoch"] == frame["epoch"].tolist()
+
+
+def test_a_chart_is_shown_live_and_in_the_page(groups, monkeypatch):
+    shown = []
+    monkeypatch.setattr(charts, "display", lambda bundle, raw: shown.append(bundle))
+    charts.show(charts.two_runs(groups))
+    page = shown[0].pop("text/html")
+    assert set(shown[0]) == {"application/vnd.vegalite.v6+json"}
+    assert "vegaEmbed" in page and "http" not in re.sub(r'"\$schema": ?"[^"]*"', "", page)
