@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 
 KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
-_CHUNK_ROWS, _CHUNK_BYTES = 1024, 2**21  # a chunk and its copies stay in the cache
+_CHUNK_BYTES = 2**20  # of rows: a chunk and its copies stay in the cache
 
 
 def nc_metrics(
@@ -99,8 +100,9 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     p = features.shape[1]
     sums = torch.zeros(n_classes, p, dtype=torch.float64, device=features.device)
     rows = _rows(p)
+    wide = torch.empty(min(rows, len(features)), p, dtype=torch.float64, device=features.device)
     for h, y in zip(features.detach().split(rows), labels.to(torch.int64).split(rows)):
-        sums.index_add_(0, y, h.double())
+        sums.index_add_(0, y, wide[: len(h)].copy_(h))
     counts = torch.bincount(labels, minlength=n_classes)
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
@@ -139,7 +141,7 @@ def _check(features, labels, weight, bias) -> None:
 
 
 def _rows(p: int) -> int:
-    return max(64, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * p)))
+    return max(64, _CHUNK_BYTES // (4 * p))
 
 
 def _working_dtype(features):
@@ -152,7 +154,12 @@ def _between_class_svd(centred, scale, dtype):
     Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
     under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
     """
-    u, s, vt = torch.linalg.svd(centred, full_matrices=False)
+    if dtype == torch.float64 or len(centred) <= 64:
+        u, s, vt = torch.linalg.svd(centred, full_matrices=False)
+    else:  # float64 eigenvalues of M^T M hold s to 1e-8 of the largest, which is enough here and ten times as fast
+        squares, u = torch.linalg.eigh(centred @ centred.T)
+        s, u = squares.clamp_min(0).sqrt().flip(0), u.flip(1)
+        vt = u.T @ centred / s[:, None]
     rank = min(int((s > 4 * torch.finfo(dtype).eps * scale).sum()), len(centred) - 1)
     return u[:, :rank], s[:rank], vt[:rank]
 
@@ -164,21 +171,26 @@ def _within_class_pass(features, labels, means, w, bias):
     a = V^T d / s, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of
     ||h - mu_k||^2 = ||d||^2 + 2 d.(mu_y - mu_k) + ||mu_y - mu_k||^2, where M^T d = U diag(s^2) a.
     """
-    dtype, rows, (n, p) = _working_dtype(features), _rows(features.shape[1]), features.shape
+    dtype, (n, p) = _working_dtype(features), features.shape
     centred = means - means.mean(0)
     u, s, vt = _between_class_svd(centred, means.norm(), dtype)
     rank = len(s)
-    logits_of_means = means @ w.T + (0 if bias is None else bias.detach().double())
-    distances = torch.cdist(centred, centred, compute_mode="donot_use_mm_for_euclid_dist").square()
+    # of each class's mean: logits above its own class's, squared distances to the other means
+    logits = means @ w.T + (0 if bias is None else bias.detach().double())
+    logits = (logits - logits.diagonal()[:, None]).to(dtype)
+    gram = centred @ centred.T
+    distances = (gram.diagonal()[:, None] + gram.diagonal() - 2 * gram).to(dtype)
     projection = torch.cat([vt / s[:, None], w]).T.to(dtype)
-    projection = torch.nn.functional.pad(projection, (0, -projection.shape[1] % 4))  # a multiple of 4 multiplies faster
+    projection = F.pad(projection, (0, -projection.shape[1] % 4))  # a multiple of 4 multiplies faster
     mu, to_means = means.to(dtype), (u * s**2).T.to(dtype)
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
     agree = torch.zeros((), dtype=torch.int64, device=means.device)
+    rows = max(_rows(p), projection.shape[1])  # a product with fewer rows than columns would take longer
+    block = rows * max(1, 16384 // rows)
     deviation = torch.empty(min(rows, n), p, dtype=dtype, device=means.device)
-    projected = torch.empty(min(16 * rows, n), projection.shape[1], dtype=dtype, device=means.device)
-    for h, y in zip(features.detach().split(16 * rows), labels.to(torch.int64).split(16 * rows)):
+    projected = torch.empty(min(block, n), projection.shape[1], dtype=dtype, device=means.device)
+    for h, y in zip(features.detach().split(block), labels.to(torch.int64).split(block)):
         for h_part, y_part, out in zip(h.split(rows), y.split(rows), projected.split(rows)):
             d = deviation[: len(h_part)]
             torch.index_select(mu, 0, y_part, out=d)
@@ -186,9 +198,7 @@ def _within_class_pass(features, labels, means, w, bias):
             torch.mm(d, projection, out=out[: len(h_part)])
         a, d_w = projected[: len(h), :rank], projected[: len(h), rank : rank + len(w)]
         spread += a.square().sum(dtype=torch.float64)
-        decision = (logits_of_means[y] + d_w).argmax(1)
-        nearest = (distances[y] - 2 * (a @ to_means)).argmin(1)
-        agree += (decision == nearest).sum()
+        agree += (d_w.add_(logits[y]).argmax(1) == torch.addmm(distances[y], a, to_means, alpha=-2).argmin(1)).sum()
     return spread / n if rank else math.nan, agree.double() / n
 
 

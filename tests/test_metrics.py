@@ -116,6 +116,20 @@ def test_float32_is_within_1e_6_of_float64(seed, shape):
     assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y)
 
 
+def test_many_classes_in_float32_match_float64():
+    """Above 64 classes the singular values come from a Gram matrix; two equal means take a rank from it."""
+    rng = np.random.default_rng(3)
+    K, p = 80, 120
+    y, means = np.arange(20 * K) % K, rng.normal(size=(K, p)) + 3
+    h = (means[y] + 0.5 * rng.normal(size=(len(y), p))).astype(np.float32)
+    h[y == 1] = h[y == 0]
+    h, y, w = torch.from_numpy(h), torch.from_numpy(y), torch.from_numpy(rng.normal(size=(K, p)))
+    got, expected = nc_metrics(h, y, w.float()), nc_metrics(h.double(), y, w.float().double())
+    for key in KEYS[:-1]:
+        assert got[key] == pytest.approx(expected[key], rel=1e-6), key
+    assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y) + (y == 1).double().mean() * 2  # classes 0 and 1 tie
+
+
 @pytest.mark.parametrize("K", [2, 3, 4, 10])
 def test_exact_collapse_is_zero(K):
     etf = torch.from_numpy(simplex_etf(K))
