@@ -1,26 +1,28 @@
-"""All metrics of one evaluation at N = 60,000, p = 512, K = 10, against the usual way.
+"""All metrics of one evaluation against the usual way, and against the time to read the features.
 
 Usual: three passes over batches of 128 (class means; p x p within-class covariance; nearest-class-mean agreement), then
-the pseudo-inverse of the p x p between-class covariance, all in float32.
+the pseudo-inverse of the p x p between-class covariance, all in float32. Any way must read the features twice, for the
+deviations from the class means: that is the time of two sums of all features.
 """
 
+import resource
+
 import torch
-from common import machine, paired
+from common import PAIRS, TOY, main, median_seconds, paired, profile, row
 
 from ncutils.metrics import nc_metrics
 
-N, P, K, PAIRS = 60_000, 512, 10, 7
-
 
 def usual(features, labels, weight):
+    k, p = weight.shape
     batches = list(zip(features.split(128), labels.split(128)))
-    means, counts = torch.zeros(K, P), torch.zeros(K)
+    means, counts = torch.zeros(k, p), torch.zeros(k)
     for h, y in batches:
-        for k in range(K):
-            means[k] += h[y == k].sum(0)
-            counts[k] += (y == k).sum()
+        for c in range(k):
+            means[c] += h[y == c].sum(0)
+            counts[c] += (y == c).sum()
     means /= counts[:, None]
-    within = torch.zeros(P, P)
+    within = torch.zeros(p, p)
     for h, y in batches:
         d = h - means[y]
         within += d.T @ d
@@ -28,12 +30,12 @@ def usual(features, labels, weight):
     for h, y in batches:
         agree += ((h @ weight.T).argmax(1) == torch.cdist(h, means).argmin(1)).sum()
     m = means - means.mean(0)
-    between = m.T @ m / K
-    etf = (torch.eye(K) - 1 / K) / (K - 1) ** 0.5
+    between = m.T @ m / k
+    etf = (torch.eye(k) - 1 / k) / (k - 1) ** 0.5
     gram, gram_w, product = m @ m.T, weight @ weight.T, weight @ m.T
     return {
         "nc0": weight.sum(0).norm(),
-        "nc1": (within / len(labels) @ torch.linalg.pinv(between, hermitian=True, rtol=1e-5)).trace() / K,
+        "nc1": (within / len(labels) @ torch.linalg.pinv(between, hermitian=True, rtol=1e-5)).trace() / k,
         "nc2": (gram / gram.norm() - etf).norm(),
         "nc2w": (gram_w / gram_w.norm() - etf).norm(),
         "nc2m": (product / product.norm() - etf).norm(),
@@ -42,23 +44,48 @@ def usual(features, labels, weight):
     }
 
 
-def nc1_in_float64(features, labels):
-    h = features.double()
-    means = torch.stack([h[labels == k].mean(0) for k in range(K)])
-    m, d = means - means.mean(0), h - means[labels]
-    return float((d.T @ d / len(h) @ torch.linalg.pinv(m.T @ m / K, hermitian=True, rtol=1e-10)).trace() / K)
+def problem(n, p, k):
+    """Features like those after a ReLU, made in place: they are the only large array."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % k
+    features = torch.randn(n, p, generator=generator).mul_(0.3)
+    means = torch.randn(k, p, generator=generator)
+    for h, y in zip(features.split(1024), labels.split(1024)):
+        h.add_(means[y]).relu_()
+    return features, labels, torch.randn(k, p, generator=generator)
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def rows():
+    for n, p, k in ((2000, 32, 5), (2000, 64, 80)) if TOY else ((60_000, 512, 10), (100_000, 2048, 1000)):
+        features, labels, weight = problem(n, p, k)
+        size = f"all metrics, N = {n:,}, p = {p}, K = {k}"
+        before = peak()
+        got = nc_metrics(features, labels, weight)
+        memory = peak() - before
+        assert abs(got["nc1"] / float(usual(features, labels, weight)["nc1"]) - 1) < 1e-2
+        ours, theirs, ratio = paired(
+            lambda: nc_metrics(features, labels, weight), lambda: usual(features, labels, weight), warm_up=False
+        )
+        why = profile(lambda: nc_metrics(features, labels, weight))
+        yield row(size, ratio, 10, unit=" x", against="three passes, p x p", usual=theirs, ours=ours, why=why)
+        _, reading, share = paired(
+            lambda: nc_metrics(features, labels, weight), lambda: (features.sum(), features.sum())
+        )
+        goal = 2.5 if k <= 10 else None
+        yield row(f"{size}: over the floor", 1 / share, goal, at_most=True, unit=" x", against="features read twice",
+                  usual=reading, ours=ours)  # fmt: skip
+        if k > 10:
+            yield row(f"{size}: memory beside the features", memory, 200, at_most=True, unit=" MB")
+            a, b = torch.randn(2048, p), torch.randn(p, 2 * k)
+            flop = 2 * n * p * 2 * k + 2 * n * k * k
+            least = flop / (2 * 2048 * p * 2 * k / median_seconds(lambda: a @ b))
+            yield row(f"{size}: its products alone", least / ours, unit="", against="matrix-product rate", usual=least,
+                      ours=ours)  # fmt: skip
 
 
 if __name__ == "__main__":
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, K, (N,), generator=generator)
-    features = torch.randn(K, P, generator=generator)[labels] + 0.3 * torch.randn(N, P, generator=generator)
-    features.relu_()
-    weight = torch.randn(K, P, generator=generator)
-    ours, theirs, ratio = paired(
-        lambda: nc_metrics(features, labels, weight), lambda: usual(features, labels, weight), PAIRS
-    )
-    exact, got = nc1_in_float64(features, labels), nc_metrics(features, labels, weight)["nc1"]
-    print(f"metrics, N = {N:,}, p = {P}, K = {K} ({machine()}; median of {PAIRS} pairs)")
-    print(f"  usual way {theirs * 1e3:.0f} ms, nc_metrics {ours * 1e3:.0f} ms: {ratio:.1f} times faster")
-    print(f"  NC1 {got:.6g}, relative error against float64 {abs(got / exact - 1):.1e}")
+    main(rows)

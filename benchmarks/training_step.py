@@ -1,28 +1,34 @@
-"""Samples a second of ResNet9 training at width 64, batch 128, 32 x 32 RGB, against the plain loop.
+"""ResNet9 training at width 64, batch 128, images of FashionMNIST's shape padded to 32 x 32.
 
-Plain: a DataLoader over uint8 images with the usual transform, NCHW, float32, and the network in its usual order (ReLU before
-pooling). Both train with SGD. Ours is `training._epoch` as a run of that width uses it, in float32 and with bf16 convolutions.
+An epoch with one evaluation of all metrics, against the plain loop: a DataLoader over uint8 images with torchvision's transforms, NCHW,
+float32, the network in its usual order (ReLU before pooling), then three passes over the training set for the metrics and
+one over the test set. And a step alone: against the bare forward and backward of its convolutions, each timed by itself,
+and against the machine's best matrix product.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import machine, paired
+from common import TOY, main, median_seconds, paired, profile, row
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from ncutils import data, training
 from ncutils.training import Run, make_model
 
-BATCH, STEPS, PAIRS = 128, 2, 5
+WIDTH, BATCH, STEPS = (4, 16, 2) if TOY else (64, 128, 6)
+N, K = STEPS * BATCH, 10
+CPU = torch.device("cpu")
 
 
 class Images(Dataset):
-    """As torchvision's data sets hold theirs: uint8 [H, W, C], transformed one by one."""
+    """As torchvision's data sets hold theirs: uint8, transformed one by one."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
-        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.25,) * 3)])
+        steps = [transforms.ToPILImage(), transforms.Pad(2), transforms.ToTensor(), transforms.Normalize(0.5, 0.25)]
+        self.transform = transforms.Compose(steps)
 
     def __len__(self):
         return len(self.labels)
@@ -32,48 +38,128 @@ class Images(Dataset):
 
 
 def plain(images, labels, run, dataset):
-    loader = DataLoader(Images(images, labels), BATCH, shuffle=True)
+    """An epoch, then the metrics."""
+    shuffled = DataLoader(Images(images, labels), BATCH, shuffle=True)
+    in_order = DataLoader(Images(images, labels), BATCH)
+    test = DataLoader(Images(images[: N // 6], labels[: N // 6]), BATCH)
     torch.manual_seed(0)
-    model = make_model(run, dataset, torch.device("cpu")).to(memory_format=torch.contiguous_format)
+    model = make_model(run, dataset, CPU).to(memory_format=torch.contiguous_format)
     for block in model.modules():
         if isinstance(block, torch.nn.Sequential) and isinstance(block[-2], torch.nn.MaxPool2d):
             block[-2], block[-1] = block[-1], block[-2]
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
+    p = model.classifier.in_features
+
+    @torch.no_grad()
+    def evaluate():
+        model.eval()
+        means, counts, loss = torch.zeros(K, p), torch.zeros(K), 0.0
+        for x, y in in_order:
+            h = model.features(x)
+            loss += F.cross_entropy(model.classifier(h), y, reduction="sum").item()
+            for k in range(K):
+                means[k] += h[y == k].sum(0)
+                counts[k] += (y == k).sum()
+        means /= counts[:, None]
+        within = torch.zeros(p, p)
+        for x, y in in_order:
+            d = model.features(x) - means[y]
+            within += d.T @ d
+        agree = 0
+        for x, _ in in_order:
+            h = model.features(x)
+            agree += (model.classifier(h).argmax(1) == torch.cdist(h, means).argmin(1)).sum().item()
+        m = means - means.mean(0)
+        torch.trace(within / N @ torch.linalg.pinv(m.T @ m / K, hermitian=True)).item()
+        return sum((model(x).argmax(1) == y).sum().item() for x, y in test)
 
     def epoch():
         training.keep_freed_memory(False)
         model.train()
-        for x, y in loader:
+        for x, y in shuffled:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
+        evaluate()
 
     return epoch
 
 
-def ours(run, dataset):
-    model = make_model(run, dataset, torch.device("cpu"))
-    optimizer = training.run_optimizer(model, run)
-    order = torch.Generator().manual_seed(0)
+def here(run, dataset):
+    model = make_model(run, dataset, CPU)
+    optimizer, order = training.run_optimizer(model, run), torch.Generator().manual_seed(0)
 
-    def epoch():
+    def steps():
         training.keep_freed_memory(True)
         training._epoch(model, optimizer, dataset.train_images, dataset.train_labels, run, order)
 
-    return epoch
+    def epoch():
+        steps()
+        training._measure(model, dataset, run)
+
+    return model, steps, epoch
+
+
+def bare_convolutions(model, images, dtype):
+    """Forward and backward of each convolution by itself, on random inputs of the shapes that it meets: one step's worth."""
+    shapes, calls = [], []
+    hooks = [
+        m.register_forward_hook(lambda m, x, _: shapes.append((m, x[0].shape)))
+        for m in model.modules()
+        if isinstance(m, torch.nn.Conv2d)
+    ]
+    with torch.no_grad():
+        model.features(images)
+    for hook in hooks:
+        hook.remove()
+    for first, (m, shape) in zip([True] + [False] * len(shapes), shapes):
+        x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_(not first)
+        w = m.weight.detach().to(dtype, memory_format=torch.channels_last).requires_grad_()
+        calls.append((x, w, torch.randn_like(F.conv2d(x, w, padding=1).detach())))
+
+    def steps():
+        training.keep_freed_memory(True)
+        for x, w, g in calls:
+            F.conv2d(x, w, padding=1).backward(g)
+            x.grad = w.grad = None
+
+    return steps
+
+
+def best_rate(dtype) -> float:
+    """Operations a second of the best of a few matrix products."""
+    found = []
+    for n in (64,) if TOY else (1024, 2048, 4096):
+        a, b = (torch.randn(n, n, dtype=dtype) for _ in range(2))
+        a @ b
+        found.append(2 * n**3 / median_seconds(lambda: a @ b))
+    return max(found)
+
+
+def rows():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (N, 28, 28), dtype=np.uint8), np.arange(N) % K
+    x = torch.from_numpy(np.pad(images[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))).float()
+    x = ((x / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels)
+    dataset = data.Dataset(x, y, x[: N // 6], y[: N // 6], K)
+    for precision, dtype, goal in (("float32", torch.float32, 2), ("bf16", torch.bfloat16, 4)):
+        run = Run(width=WIDTH, lr=0.01, coupled_wd=5e-4, precision=precision)
+        model, steps, epoch = here(run, dataset)
+        name = f"ResNet9 width {WIDTH}, {precision}"
+        mine, theirs, ratio = paired(epoch, plain(images, labels, run, dataset))
+        yield row(f"{name}: epoch of {N} images and all metrics", ratio, goal, unit=" x",
+                  against="plain loop, three evaluation passes", usual=theirs, ours=mine)  # fmt: skip
+        bare = bare_convolutions(model, x[:BATCH], dtype)
+        mine, theirs, ratio = paired(lambda: steps(), lambda: [bare() for _ in range(STEPS)])
+        yield row(f"{name}: step", 100 * ratio, 50, unit=" %", against="its convolutions by themselves",
+                  usual=theirs / STEPS, ours=mine / STEPS, why=profile(steps))  # fmt: skip
+        with FlopCounterMode(display=False) as counted:
+            F.cross_entropy(model(x[:BATCH]), y[:BATCH]).backward()
+        least = counted.get_total_flops() / best_rate(dtype)
+        yield row(f"{name}: step", 100 * least / mine * STEPS, unit=" %", against="best matrix-product rate", usual=least,
+                  ours=mine / STEPS)  # fmt: skip
 
 
 if __name__ == "__main__":
-    rng = np.random.default_rng(0)
-    n = STEPS * BATCH
-    images, labels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, n)
-    x = ((torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).contiguous(
-        memory_format=torch.channels_last
-    )
-    y = torch.from_numpy(labels)
-    dataset = data.Dataset(x, y, x, y, 10)
-    print(f"training, ResNet9 width 64, batch {BATCH}, 32 x 32 x 3 ({machine()}; median of {PAIRS} pairs)")
-    for precision in ("float32", "bf16"):
-        run = Run(width=64, lr=0.01, coupled_wd=5e-4, precision=precision)
-        mine, theirs, ratio = paired(ours(run, dataset), plain(images, labels, run, dataset), PAIRS)
-        print(f"  {precision}: plain loop {n / theirs:.0f} samples/s, here {n / mine:.0f}: {ratio:.2f} times as many")
+    main(rows)

@@ -8,12 +8,13 @@ sequence of library calls can come near the floor.
 """
 
 import torch
-from common import machine, paired
+from common import TOY, main, paired, row
 
 from ncutils import data, training
 from ncutils.training import Run, make_model
 
-STEPS, PAIRS, ARRAYS = 20, 7, {"Adam": 3, "AdamW": 3, "SGDW": 2}
+STEPS = 2 if TOY else 20
+ARRAYS = {"Adam": 3, "AdamW": 3, "SGDW": 2}
 
 
 def step(run, dataset):
@@ -50,18 +51,19 @@ def products(n=10_000, p=512, k=10):
     return steps
 
 
-if __name__ == "__main__":
+def rows():
     dataset = data.load("unconstrained")
-    print(f"unconstrained feature model, d = 512, K = 10, N = 10,000 ({machine()}; median of {PAIRS} pairs)")
     training.keep_freed_memory(True)  # as training.train has it
-    least, multiply, _ = paired(floor([torch.ones(10_000, 512)]), products(), PAIRS)
-    print(
-        f"  one array read and written {1e3 * least / STEPS:.1f} ms, the products alone {1e3 * multiply / STEPS:.1f} ms"
-    )
     for name, count in ARRAYS.items():
         run = Run.named(name, 5e-4, lr=0.1, arch="ufm", width=64, dataset="unconstrained", batch_size=10_000)
         arrays = [torch.ones(10_000, 512) for _ in range(count)]
-        least, ours, ratio = paired(floor(arrays), step(run, dataset), PAIRS)
-        print(
-            f"  {name}: step {1e3 * ours / STEPS:.1f} ms, floor {1e3 * least / STEPS:.1f} ms: {ratio:.2f} times the floor"
-        )
+        least, ours, ratio = paired(floor(arrays), step(run, dataset))
+        yield row(f"feature model, {name}: step over the floor", ratio, at_most=True, unit=" x",
+                  against="its arrays read and written once", usual=least / STEPS, ours=ours / STEPS)  # fmt: skip
+    multiply, ours, ratio = paired(products(), step(run, dataset))
+    yield row(f"feature model, {name}: step over its products", ratio, at_most=True, unit=" x",
+              against="its three matrix products", usual=multiply / STEPS, ours=ours / STEPS)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(rows)

@@ -1,0 +1,42 @@
+"""All benchmarks, each in a process of its own: prints one table and keeps it in results/bench.json.
+
+The page "What a run costs" shows that file. A script beside this one that ends in `main(rows)` takes part.
+"""
+
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import PAIRS, TOY, machine, table
+
+from ncutils import project_folder
+
+if __name__ == "__main__":
+    here, found, failed = Path(__file__).parent, [], []
+    for script in sorted(here.glob("*.py")):
+        if "main(rows)" not in script.read_text() or script.name == Path(__file__).name:
+            continue
+        print(script.name, file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "rows.json"
+            if subprocess.run([sys.executable, script, out], check=False).returncode:
+                failed.append(script.name)
+            else:
+                found += json.loads(out.read_text())
+    print(f"{machine()}; medians of {PAIRS} pairs")
+    print(table(found))
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    kept = {
+        "machine": machine(),
+        "pairs": PAIRS,
+        "date": datetime.date.today().isoformat(),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "rows": found,
+    }
+    if failed:
+        sys.exit(f"failed, so that nothing was kept: {', '.join(failed)}")
+    if not TOY:
+        project_folder("results/bench.json").write_text(json.dumps(kept, indent=1) + "\n")
