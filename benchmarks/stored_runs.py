@@ -54,7 +54,10 @@ def rows():
         for h in histories:
             one_file_a_run.put(h)
         asked = iter(range(0, RUNS, RUNS // (4 * PAIRS)))
-        for name, store in ((f"{RUNS:,} stored runs, a file each", one_file_a_run), (f"{RUNS:,} in one file", one_file)):
+        for name, store in (
+            (f"{RUNS:,} stored runs, a file each", one_file_a_run),
+            (f"{RUNS:,} in one file", one_file),
+        ):
             if store is one_file:
                 write(histories, Path(packed) / "all.parquet")
             first = seconds(lambda s=store: s.histories())

@@ -60,20 +60,31 @@ class Streamed(torch.utils.data.Dataset):
         return (images - self.mean) / self.std
 
 
+class Pixels:
+    """uint8 images [N, C, H, W] on a GPU, standardised as they are taken: a quarter of the memory and of its traffic."""
+
+    def __init__(self, pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
+        self.pixels, self.mean, self.std = pixels, mean, std
+        self.shape, self.device = pixels.shape, pixels.device
+
+    def __getitem__(self, indices) -> torch.Tensor:
+        return (self.pixels[indices].float() - self.mean) / self.std
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Standardised float32 images [N, C, H, W], channels last in memory, or Streamed ones, and int64 labels [N]."""
+    """Standardised float32 images [N, C, H, W], channels last in memory, or Pixels or Streamed, and int64 labels [N]."""
 
-    train_images: torch.Tensor | Streamed
+    train_images: torch.Tensor | Pixels | Streamed
     train_labels: torch.Tensor
-    test_images: torch.Tensor | Streamed
+    test_images: torch.Tensor | Pixels | Streamed
     test_labels: torch.Tensor
     n_classes: int
 
 
-def batches(images: torch.Tensor | Streamed, indices: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def batches(images: torch.Tensor | Pixels | Streamed, indices: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """The images of each set of indices, standardised, on the device; Streamed ones are read ahead by worker processes."""
-    if isinstance(images, torch.Tensor):
+    if not isinstance(images, Streamed):
         yield from (images[i] for i in indices)
         return
     loader = torch.utils.data.DataLoader(
@@ -123,9 +134,14 @@ def _load(
         return _streamed(train, test, name, n_train, n_test, torch.device(device), image_size)
     x, y = _pick(train, n_train, "n_train", name)
     x_test, y_test = _pick(test, n_test, "n_test", name)
-    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
+    numbers = x.float()
+    mean, std = numbers.mean((0, 2, 3), keepdim=True), numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
     def on_device(images):
+        if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
+            parts = images.to(device, memory_format=torch.channels_last), mean.to(device), std.to(device)
+            return Pixels(*parts)
+        images = images.float()
         if image_size is not None:
             images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
@@ -158,7 +174,7 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
 
 def _pick(split: Split, n: int | None, parameter: str, name: str):
     indices = _chosen(split, n, parameter, name)
-    images = torch.from_numpy(np.ascontiguousarray(split.images(indices))).to(torch.float32)
+    images = torch.from_numpy(np.ascontiguousarray(split.images(indices)))
     return images, torch.from_numpy(split.labels[indices]).to(torch.int64)
 
 

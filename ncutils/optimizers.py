@@ -32,7 +32,10 @@ class Signum(torch.optim.Optimizer):
                 continue
             direction = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
             if group["momentum"] > 0:
-                averages = [self.state[p].setdefault("average", torch.zeros_like(p)) for p in params]
+                for p in params:
+                    if p not in self.state:
+                        self.state[p]["average"] = torch.zeros_like(p)
+                averages = [self.state[p]["average"] for p in params]
                 torch._foreach_lerp_(averages, direction, 1 - group["momentum"])
                 direction = averages
             torch._foreach_add_(params, torch._foreach_sign(direction), alpha=-group["lr"])
@@ -44,6 +47,10 @@ def _fused(params) -> bool:
     return all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
 
 
+def _on_gpu(params) -> bool:
+    return all(p.is_cuda for group in params for p in group["params"])
+
+
 RULES = {
     # v <- momentum v + g, v_0 = 0;  p <- p - lr v
     "sgd": lambda params, lr, momentum, wd, beta2, eps: torch.optim.SGD(
@@ -51,7 +58,7 @@ RULES = {
     ),
     # Kingma and Ba (2014), beta1 = momentum
     "adam": lambda params, lr, momentum, wd, beta2, eps: torch.optim.Adam(
-        params, lr, (momentum, beta2), eps, weight_decay=wd, fused=_fused(params)
+        params, lr, (momentum, beta2), eps, weight_decay=wd, fused=_fused(params), capturable=_on_gpu(params)
     ),
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }

@@ -308,13 +308,13 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
         start = time.perf_counter()
         rows = [{"epoch": 0, "step": 0, "lr": schedule[0], **_measure(model, dataset, run)}]
         measuring = time.perf_counter() - start
-    diverged, kept = None, time.perf_counter()
+    diverged, kept, step = None, time.perf_counter(), Step(model, optimizer, run)
     with progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
         bar.update(done)
         for epoch, lr in enumerate(schedule[done:], start=done + 1):
             for group in optimizer.param_groups:
                 group["lr"] = float(lr)
-            loss = _epoch(model, optimizer, images, labels, run, order)
+            loss = _epoch(model, optimizer, images, labels, run, order, step)
             if not math.isfinite(loss):
                 diverged = epoch
                 break
@@ -368,23 +368,80 @@ def _restore(checkpoint: Path, model, optimizer, order) -> tuple:
     return progress
 
 
-def _epoch(model, optimizer, images, labels, run, order) -> float:
+def _epoch(model, optimizer, images, labels, run, order, step=None) -> float:
     """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
+    step = step or Step(model, optimizer, run)
     model.train()
     total = torch.zeros((), device=labels.device)
     for x, y in _batches(images, labels, run.batch_size, order):
-        loss = F.cross_entropy(model.classifier(features_of(model, x, run.precision)), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(y)
+        total += step(x, y) * len(y)
     return float(total) / len(labels)
+
+
+class Step:
+    """A training step (x, y) -> loss. On a GPU a CUDA graph replays it, so that no kernel waits for Python.
+
+    A graph holds the learning rate as a number: it is captured anew when the rate changes, after `WARM_UP` ordinary steps.
+    The last, smaller batch of an epoch is an ordinary step, too, and so is every one of a rule that a notebook added.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, model, optimizer, run: Run):
+        self.model, self.optimizer, self.run = model, optimizer, run
+        self.graphed = model.classifier.weight.is_cuda and run.rule in ("sgd", "adam", "signum")
+        self.size = self.rate = self.replay = None
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.size = self.size or len(y)
+        if not self.graphed or len(y) != self.size:
+            return self._take(x, y)
+        if self.rate != (rate := self.optimizer.param_groups[0]["lr"]):
+            self.rate, self.replay, self.left = rate, None, self.WARM_UP
+        if self.left:
+            self.left -= 1
+            return _aside(lambda: self._take(x, y))
+        if self.replay is None:
+            self.x, self.y = x.clone(), y.clone()
+            self.replay = _captured(self._take_static)
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.replay()
+        return self.loss
+
+    def _take(self, x, y):
+        loss = F.cross_entropy(self.model.classifier(features_of(self.model, x, self.run.precision)), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _take_static(self):
+        self.loss = self._take(self.x, self.y)
+
+
+def _captured(call):
+    """The kernels of `call` as a CUDA graph, not yet run: a function that runs them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _aside(call):
+    """`call` on a stream of its own, as the steps before a capture must be."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        result = call()
+    current.wait_stream(stream)
+    return result
 
 
 def _batches(images, labels, size, order):
     """The samples in random order, `size` at a time. A full batch is taken as it lies: its order does not matter."""
-    if size >= len(labels) and isinstance(images, torch.Tensor):
-        yield images, labels
+    if size >= len(labels) and not isinstance(images, data.Streamed):
+        yield images[:], labels
         return
     indices = torch.randperm(len(labels), generator=order).to(labels.device).split(size)
     for x, i in zip(data.batches(images, indices), indices):
@@ -395,12 +452,15 @@ def _batches(images, labels, size, order):
 def evaluate(model, images, labels: torch.Tensor, precision: str = "float32", batch_size: int = 128):
     """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes).
 
-    A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long.
+    A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long. A GPU wants large ones.
     """
+    batch_size = max(batch_size, 2048) if labels.is_cuda else batch_size
     model.eval()
     features = torch.empty(len(labels), model.classifier.in_features, device=labels.device)
-    streamed = isinstance(images, data.Streamed)
-    parts = data.batches(images, torch.arange(len(labels)).split(batch_size)) if streamed else images.split(batch_size)
+    if isinstance(images, data.Streamed):
+        parts = data.batches(images, torch.arange(len(labels)).split(batch_size))
+    else:
+        parts = (images[i : i + batch_size] for i in range(0, len(labels), batch_size))
     for part, batch in zip(features.split(batch_size), parts):
         part.copy_(features_of(model, batch, precision))
     logits = model.classifier(features)

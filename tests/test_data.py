@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncutils import data
+from ncutils import data, training
 
 
 def test_digits_are_whole_balanced_and_standardised():
@@ -144,3 +144,15 @@ def test_missing_download_is_one_sentence(tmp_path, monkeypatch):
     ) as error:
         data.load("FashionMNIST")
     assert "NCUTILS_DATA" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pixels_are_standardised_as_they_are_taken():
+    pixels = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    mean, std = pixels.float().mean((0, 2, 3), keepdim=True), pixels.float().std((0, 2, 3), keepdim=True)
+    whole, taken = (pixels.float() - mean) / std, data.Pixels(pixels, mean, std)
+    indices = torch.tensor([3, 1, 19])
+    assert torch.equal(next(data.batches(taken, [indices])), whole[indices]) and taken.shape == whole.shape
+    assert taken[indices].is_contiguous(memory_format=torch.channels_last)
+    images = (taken, whole)
+    by_size = [next(training._batches(x, torch.arange(20), 32, None))[0] for x in images]
+    assert torch.equal(*by_size)
