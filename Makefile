@@ -29,9 +29,7 @@ test: $(ENV)
 	$(BIN)/python -m pytest
 
 bench: $(ENV)
-	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/ufm_step.py
+	$(BIN)/python benchmarks/run.py
 
 $(SITE)/_build/html/index.html: $(ENV) $(SITE)/_config.yml $(PAGES:%=$(SITE)/%) $(SCRIPTS) $(CHAPTERS:%=$(SITE)/chapters/%)
 	mkdir -p $(SITE)/static

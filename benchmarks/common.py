@@ -4,6 +4,7 @@ Both sides of a pair run in one process, one after the other, so that a busy mac
 `rows()` and may run alone; `NCUTILS_TOY=1` shrinks every size, which tests use.
 """
 
+import functools
 import json
 import os
 import statistics
@@ -13,9 +14,9 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler's own messages
 
-import torch  # noqa: E402
+import torch
 
-from ncutils.training import device_name  # noqa: E402
+from ncutils.training import device_name
 
 TOY = bool(os.environ.get("NCUTILS_TOY"))
 PAIRS = 2 if TOY else 5
@@ -41,7 +42,7 @@ def median_seconds(call, repeats: int = PAIRS) -> float:
 
 def slope(call, sizes) -> float:
     """Exponent of the growth of call(size)'s time, by least squares of the logarithms; the sizes take turns."""
-    times = [[seconds(lambda: call(n)) for n in sizes] for _ in range(PAIRS)]
+    times = [[seconds(functools.partial(call, n)) for n in sizes] for _ in range(PAIRS)]
     x = torch.tensor(sizes, dtype=torch.float64).log()
     y = torch.tensor(times, dtype=torch.float64).median(0).values.log()
     return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())

@@ -101,7 +101,7 @@ def here(run, dataset):
 
 
 def bare_convolutions(model, images, dtype):
-    """Forward and backward of each convolution by itself, on random inputs of the shapes that it meets: one step's worth."""
+    """Forward and backward of each convolution by itself, on random inputs of the shapes that it meets."""
     shapes, calls = [], []
     hooks = [
         m.register_forward_hook(lambda m, x, _: shapes.append((m, x[0].shape)))
@@ -119,7 +119,7 @@ def bare_convolutions(model, images, dtype):
 
     def steps():
         training.keep_freed_memory(True)
-        for x, w, g in calls:
+        for x, w, g in STEPS * calls:
             F.conv2d(x, w, padding=1).backward(g)
             x.grad = w.grad = None
 
@@ -128,12 +128,31 @@ def bare_convolutions(model, images, dtype):
 
 def best_rate(dtype) -> float:
     """Operations a second of the best of a few matrix products."""
-    found = []
-    for n in (64,) if TOY else (1024, 2048, 4096):
-        a, b = (torch.randn(n, n, dtype=dtype) for _ in range(2))
-        a @ b
-        found.append(2 * n**3 / median_seconds(lambda: a @ b))
-    return max(found)
+
+    def rate(n):
+        a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+        torch.mm(a, b)
+        return 2 * n**3 / median_seconds(lambda: torch.mm(a, b))
+
+    return max(map(rate, (64,) if TOY else (1024, 2048, 4096)))
+
+
+def of_precision(precision, dtype, goal, images, labels, dataset):
+    run = Run(width=WIDTH, lr=0.01, coupled_wd=5e-4, precision=precision)
+    x, y = dataset.train_images[:BATCH], dataset.train_labels[:BATCH]
+    model, steps, epoch = here(run, dataset)
+    name = f"ResNet9 width {WIDTH}, {precision}"
+    mine, theirs, ratio = paired(epoch, plain(images, labels, run, dataset))
+    yield row(f"{name}: epoch of {N} images and all metrics", ratio, goal, unit=" x",
+              against="plain loop, three evaluation passes", usual=theirs, ours=mine)  # fmt: skip
+    mine, theirs, ratio = paired(steps, bare_convolutions(model, x, dtype))
+    yield row(f"{name}: step", 100 * ratio, 50, unit=" %", against="its convolutions by themselves",
+              usual=theirs / STEPS, ours=mine / STEPS, why=profile(steps))  # fmt: skip
+    with FlopCounterMode(display=False) as counted:
+        F.cross_entropy(model(x), y).backward()
+    least = counted.get_total_flops() / best_rate(dtype)
+    yield row(f"{name}: step", 100 * least / mine * STEPS, unit=" %", against="best matrix-product rate", usual=least,
+              ours=mine / STEPS)  # fmt: skip
 
 
 def rows():
@@ -144,21 +163,7 @@ def rows():
     y = torch.from_numpy(labels)
     dataset = data.Dataset(x, y, x[: N // 6], y[: N // 6], K)
     for precision, dtype, goal in (("float32", torch.float32, 2), ("bf16", torch.bfloat16, 4)):
-        run = Run(width=WIDTH, lr=0.01, coupled_wd=5e-4, precision=precision)
-        model, steps, epoch = here(run, dataset)
-        name = f"ResNet9 width {WIDTH}, {precision}"
-        mine, theirs, ratio = paired(epoch, plain(images, labels, run, dataset))
-        yield row(f"{name}: epoch of {N} images and all metrics", ratio, goal, unit=" x",
-                  against="plain loop, three evaluation passes", usual=theirs, ours=mine)  # fmt: skip
-        bare = bare_convolutions(model, x[:BATCH], dtype)
-        mine, theirs, ratio = paired(lambda: steps(), lambda: [bare() for _ in range(STEPS)])
-        yield row(f"{name}: step", 100 * ratio, 50, unit=" %", against="its convolutions by themselves",
-                  usual=theirs / STEPS, ours=mine / STEPS, why=profile(steps))  # fmt: skip
-        with FlopCounterMode(display=False) as counted:
-            F.cross_entropy(model(x[:BATCH]), y[:BATCH]).backward()
-        least = counted.get_total_flops() / best_rate(dtype)
-        yield row(f"{name}: step", 100 * least / mine * STEPS, unit=" %", against="best matrix-product rate", usual=least,
-                  ours=mine / STEPS)  # fmt: skip
+        yield from of_precision(precision, dtype, goal, images, labels, dataset)
 
 
 if __name__ == "__main__":

@@ -258,6 +258,7 @@ def train(
     device, threads_before = pick_device(device), torch.get_num_threads()
     wide_on_cpu = device.type == "cpu" and run.width >= 32
     torch.set_num_threads(threads or default_threads(run))
+    benchmark_before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # a GPU's fastest kernels
     torch.set_flush_denormal(True)  # a network that decays to zero would otherwise take half as long again
     if wide_on_cpu:
         keep_freed_memory(True)
@@ -267,6 +268,7 @@ def train(
         if wide_on_cpu:
             keep_freed_memory(False)
         torch.set_flush_denormal(False)
+        torch.backends.cudnn.benchmark = benchmark_before
         torch.set_num_threads(threads_before)
 
 
