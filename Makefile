@@ -11,7 +11,7 @@ SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
 PAGES := _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*.png assets/*.gif)
 SCRIPTS := _build/npm/done
-CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet results/*.json)
+CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
@@ -55,6 +55,8 @@ endif
 $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
 	@mkdir -p $(@D)
 	$(BIN)/python assets/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
+
+$(SITE)/chapters/20_costs.ipynb: $(wildcard results/*.json)
 
 $(SCRIPTS): assets/scripts.py
 	$(PYTHON) assets/scripts.py $(@D)

@@ -86,6 +86,32 @@ def test_same_run_same_history():
     assert (other["nc0"] != first["nc0"]).all()
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
+def test_a_replayed_step_is_the_step(rule, monkeypatch):
+    """All of the GPU's path but the capture: static inputs, a capture for each learning rate, the small last batch."""
+    run = Run(
+        rule=rule, width=2, epochs=4, n_train=650, decoupled_wd=0.1, measure="ends"
+    )  # 5 batches of 128 and one of 10
+    whole = train(run, "cpu")
+    captures, replays = [], []
+
+    class Graphed(training.Step):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.graphed = True
+
+    def captured(call):
+        captures.append(call)
+        return lambda: replays.append(call())
+
+    monkeypatch.setattr(training, "Step", Graphed)
+    monkeypatch.setattr(training, "_captured", captured)
+    monkeypatch.setattr(training, "_aside", lambda call: call())
+    again = train(run, "cpu")
+    pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
+    assert len(captures) == 3 and len(replays) == 4 * 5 - 3 * Graphed.WARM_UP  # three rates in four epochs
+
+
 def test_training_leaves_global_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -301,29 +327,3 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_result(rule, tmp_path, mo
     again = train(run, "cpu", checkpoint=tmp_path / "state")
     pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
-def test_a_replayed_step_is_the_step(rule, monkeypatch):
-    """All of the GPU's path but the capture: static inputs, a capture for each learning rate, the small last batch."""
-    run = Run(
-        rule=rule, width=2, epochs=4, n_train=650, decoupled_wd=0.1, measure="ends"
-    )  # 5 batches of 128 and one of 10
-    whole = train(run, "cpu")
-    captures, replays = [], []
-
-    class Graphed(training.Step):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.graphed = True
-
-    def captured(call):
-        captures.append(call)
-        return lambda: replays.append(call())
-
-    monkeypatch.setattr(training, "Step", Graphed)
-    monkeypatch.setattr(training, "_captured", captured)
-    monkeypatch.setattr(training, "_aside", lambda call: call())
-    again = train(run, "cpu")
-    pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
-    assert len(captures) == 3 and len(replays) == 4 * 5 - 3 * Graphed.WARM_UP  # three rates in four epochs
