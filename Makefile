@@ -56,7 +56,7 @@ $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(EN
 	@mkdir -p $(@D)
 	$(BIN)/python assets/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
 
-$(SITE)/chapters/20_costs.ipynb: $(wildcard results/*.json)
+$(SITE)/chapters/21_costs.ipynb: $(wildcard results/*.json)
 
 $(SCRIPTS): assets/scripts.py
 	$(PYTHON) assets/scripts.py $(@D)
