@@ -72,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
             table(histories).to_csv(sys.stdout, index=False)
         else:
             print(table(histories)[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.4g}"))
-    except (ValueError, OSError) as error:
-        print(f"ncutils: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         return 0
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"ncutils: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -103,7 +103,7 @@ def _sweep(options) -> int:
         return 130
     diverged, valid = sum(h.diverged for h in histories), sum(h.valid for h in histories)
     print(
-        f"{len(missing)} trained in {time.perf_counter() - started:.0f} s; of all {len(histories)}, {diverged} diverged "
+        f"{len(missing)} more stored in {time.perf_counter() - started:.0f} s; of all {len(histories)}, {diverged} diverged "
         f"and {len(histories) - diverged - valid} stay under 99 % training accuracy"
     )
     return 0

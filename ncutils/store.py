@@ -2,24 +2,28 @@
 
 A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash, the file's metadata has a
 record (`run`, `info`) for each hash. The store's folder (NCUTILS_RUNS, default runs/ in the project) has one file a
-run, written to a temporary name and renamed. The results that ship with the book (files of many runs in
-results/) read as if they were there.
+run, written to a temporary name and renamed; one that cannot be read is set aside. The results that ship with the book
+(files of many runs in results/) read as if they were there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
 import os
 import subprocess
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
-from ncutils import project_folder
+from ncutils import project_folder, set_aside, write_whole
 from ncutils.training import History, Run
 
 _KEY = b"ncutils"
@@ -35,26 +39,54 @@ class Store:
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
         path = self._path(run.hash)
-        if path.exists():
-            return next(iter(_read(path)), None)
+        if path.exists() and (history := self._own(path).get(run.hash)):
+            return history
         return next((found[run.hash] for found in self._shipped() if run.hash in found), None)
 
     def __contains__(self, run: Run) -> bool:
-        return self._path(run.hash).exists() or any(run.hash in found for found in self._shipped())
+        return self.get(run) is not None
 
     def put(self, history: History) -> None:
         """Stores a History under its Run's hash, whole or not at all. Raises OSError where the folder is not writable."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write([history], self._path(history.run.hash))
+        self.checkpoint(history.run).unlink(missing_ok=True)
 
     def histories(self) -> list[History]:
         """Every stored History, the folder's before the shipped, each Run once."""
         found = {}
         for path in sorted(self.folder.glob("*.parquet")):
-            found |= {history.run.hash: history for history in _read(path)}
+            found |= self._own(path)
         for shipped in self._shipped():
             found = shipped | found
         return list(found.values())
+
+    @contextlib.contextmanager
+    def claim(self, run: Run, wait: bool = True) -> Iterator[bool]:
+        """Whoever trains a Run for this store holds its claim until the History is stored, so that no two processes train
+        it at once. The claim ends with the process. Gives False where another holds it and `wait` is False.
+
+        Raises OSError where the folder is not writable: before hours of training rather than after.
+        """
+        path = self.folder / f".{run.hash}.lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path, timeout=-1 if wait else 0)
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise OSError(
+                f"{self.folder} cannot be written: {error.strerror}; set NCUTILS_RUNS to another folder"
+            ) from None
+        try:
+            for left in self.folder.glob(f".{run.hash}.*.tmp"):  # by a process that was killed while it wrote
+                left.unlink()
+            yield True
+        finally:
+            with contextlib.suppress(OSError):  # before the release: who waits for a removed file starts over
+                path.unlink()
+            lock.release()
 
     def checkpoint(self, run: Run) -> Path:
         """Where a Run in progress keeps its state."""
@@ -63,22 +95,32 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
+    def _own(self, path: Path) -> dict[str, History]:
+        """The Histories in a file of the folder by hash. One that is not whole, or foreign, is set aside."""
+        try:
+            return _read(path)
+        except FileNotFoundError:  # another process has just set it aside
+            return {}
+        except ValueError as error:
+            with contextlib.suppress(OSError):  # another process was faster, or the folder is read-only
+                set_aside(path, error)
+                return {}
+            warnings.warn(f"{path} is left out: {error}", stacklevel=3)
+            return {}
+
     def _shipped(self) -> list[dict[str, History]]:
         return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
 
 
 def write(histories: list[History], path: Path) -> None:
-    """Histories into one Parquet file, by way of a temporary name beside it."""
+    """Histories into one Parquet file, whole or not at all."""
     frames = [h.frame.assign(run=h.run.hash) for h in histories]
     records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info} for h in histories}
     table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: json.dumps(records).encode()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
+    write_whole(path, content.getvalue())
 
 
 def describe(path: Path, command: str, commit: str | None = None) -> None:
@@ -90,12 +132,13 @@ def describe(path: Path, command: str, commit: str | None = None) -> None:
     commit = commit or subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     line = {"command": command, "commit": commit} | summary(path)
     lines = known.to_dict("index") | {path.name: line}
-    pd.DataFrame.from_dict(lines, orient="index").rename_axis("file").sort_index().to_csv(manifest)
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("file").sort_index()
+    write_whole(manifest, table.to_csv().encode())
 
 
 def summary(path: Path) -> dict:
     """Devices, seconds of training, runs, and runs dropped by the paper's filter of a Parquet file."""
-    histories = _read(path)
+    histories = list(_read(path).values())
     return {
         "device": "; ".join(sorted({h.info["device"] for h in histories})),
         "wall_s": round(sum(h.info["wall_s"] for h in histories)),
@@ -118,27 +161,33 @@ def table(histories: list[History]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _records(path: Path) -> dict:
-    metadata = pq.read_metadata(path).metadata or {}
-    if _KEY not in metadata:
-        raise ValueError(f"{path} was not written by ncutils")
-    return json.loads(metadata[_KEY])
-
-
 @functools.cache
 def _read_once(path: Path, modified: int) -> dict[str, History]:
-    """The Histories in a shipped file by hash, read anew when it was modified."""
-    return {history.run.hash: history for history in _read(path)}
-
-
-def _read(path: Path) -> list[History]:
-    """The Histories in a file. A file that cannot be read is named in a warning and skipped."""
+    """The Histories in a shipped file, read anew when it was modified. One that cannot be read is left out."""
     try:
-        records = _records(path)
-        return [
-            History(Run(**records[n]["run"]), group.drop(columns="run").reset_index(drop=True), records[n]["info"])
-            for n, group in pd.read_parquet(path).groupby("run", sort=False)
-        ]
-    except (ValueError, KeyError, OSError, pa.ArrowException) as error:
-        warnings.warn(f"{path} is not a readable store file and is left out: {error}", stacklevel=3)
-        return []
+        return _read(path)
+    except ValueError as error:
+        warnings.warn(f"{path} is left out: {error}", stacklevel=4)
+        return {}
+
+
+def _read(path: Path) -> dict[str, History]:
+    """The Histories in a file by hash. Raises ValueError where it is not whole or not a store's."""
+    content = pa.BufferReader(path.read_bytes())
+    try:
+        table = pq.read_table(content, page_checksum_verification=True)
+        records = json.loads((table.schema.metadata or {})[_KEY])
+        found = {
+            name: History(
+                Run(**records[name]["run"]), group.drop(columns="run").reset_index(drop=True), records[name]["info"]
+            )
+            for name, group in table.to_pandas().groupby("run", sort=False)
+        }
+    except Exception as error:  # noqa: BLE001 - a file from a stranger can be wrong in any way
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"it is not whole, or was not written by ncutils ({type(error).__name__}: {text:.200})"
+        ) from None
+    if wrong := [name for name, history in found.items() if history.run.hash != name]:
+        raise ValueError(f"it holds a run under {wrong[0]!r}, which is not its hash")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -12,10 +13,14 @@ from pathlib import Path
 import torch
 import yaml
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ncutils import data, training
 from ncutils.store import Store
 from ncutils.training import History, Run, make_model, pick_device, progress_bar, run_optimizer, train
+
+MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
+CLAIMS = 200  # held at once for a Ray cluster: each is an open file
 
 
 def read_grid(path: str | Path) -> list[tuple[str, Run]]:
@@ -31,7 +36,7 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
         raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
     try:
         grid = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
         raise ValueError(f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else")
@@ -44,6 +49,8 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
         values = [value if isinstance(value, list) else [value] for value in fields.values()]
         if missing := {"optimizer", "wd"} - set(fields):
             raise ValueError(f"{path}: {min(missing)!r} is missing in an entry")
+        if not 0 < (n := math.prod(map(len, values))) <= MOST_RUNS:
+            raise ValueError(f"{path}: an entry stands for {n} runs, 1 to {MOST_RUNS:,} are allowed")
         for combination in itertools.product(*values):
             try:
                 run = Run.named(**dict(zip(fields, combination)))
@@ -67,8 +74,9 @@ def train_all(
     On a CPU, `workers` processes (default: one a core) train one run each: narrow networks gain more from neighbours
     than from threads. On a GPU the default is one; several share it. With `ray`, the address of a Ray cluster ("auto"
     for the one this machine belongs to), its nodes train, each run on one core, or `gpus_per_run` of a GPU where
-    `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. If some raise, the others are
-    trained and stored first; then the first error is raised.
+    `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. What another process trains for
+    the same store is left to it and read afterwards. If some runs raise, the others are trained and stored first; then
+    the first error is raised. Raises OSError at once where the store's folder is not writable, or a worker is killed.
     """
     store = store or Store()
     found = {run.hash: store.get(run) for run in runs}
@@ -78,20 +86,30 @@ def train_all(
             for name in sorted({run.dataset for run in missing}):
                 data.splits(name)  # a download, or its failure, comes before any worker starts
             workers = min(workers or default_workers(device), len(missing))
-        if ray:
-            results = _on_ray(missing, device, ray, gpus_per_run)
-        else:
-            results = _trained(missing, device, workers, progress, store)
+        pass_over = _on_ray if ray else _trained
+        options = (device, ray, gpus_per_run, store) if ray else (device, workers, progress, store)
+
+        def results():
+            busy = []
+            for run, result in pass_over(missing, False, *options):
+                if result is None:  # another process trains it
+                    busy.append(run)
+                else:
+                    yield run, result
+            if busy:
+                yield from pass_over(busy, True, *options)
+
         errors = []
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
         bar.unit_scale = True
         with bar:
-            for run, result in results:
+            for run, result in results():
+                if isinstance(result, OSError) and not isinstance(result, FileNotFoundError | ChildProcessError):
+                    raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
                 if isinstance(result, Exception):
                     errors.append(result)
                 else:
-                    store.put(result)
                     found[run.hash] = result
                 bar.set_postfix_str(f"{sum(found[r.hash] is not None for r in missing)} of {len(missing)} runs", False)
                 bar.update(_work(run))
@@ -116,55 +134,91 @@ def n_train(run: Run) -> int:
     return run.n_train or data.SIZES.get(run.dataset) or len(data.splits(run.dataset)[0].labels)
 
 
-def _trained(runs, device, workers, progress, store) -> Iterator[tuple[Run, History | Exception]]:
+def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run, History | Exception | None]]:
+    """Each run with its History, stored, or with what it raised, or with None where another process trains it."""
     if workers == 1:
         for run in runs:
-            yield run, _attempt(run, device, None, progress and len(runs) == 1, store.checkpoint(run))
+            yield run, _attempt(run, store, wait, device, None, progress and len(runs) == 1)
         return
     threads = max(1, data.usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     folder = str(data.data_folder())  # the workers outlive a sweep, and keep the environment that they started with
-    yield from pool(delayed(_train_in_worker)(run, device, threads, store.checkpoint(run), folder) for run in runs)
+    try:
+        yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
+    except TerminatedWorkerError:
+        raise ChildProcessError(
+            "a worker process was killed, perhaps for want of memory; finished runs are stored, and the same call goes on"
+        ) from None
 
 
-def _on_ray(runs, device, address, gpus_per_run) -> Iterator[tuple[Run, History | Exception]]:
-    import ray
+def _on_ray(runs, wait, device, address, gpus_per_run, store) -> Iterator[tuple[Run, History | Exception | None]]:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
 
     package = str(Path(__file__).parent)
     ray.init(address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level="error")
+    queue, training = list(reversed(runs)), {}
     try:
         resources = {"num_cpus": 1, "num_gpus": gpus_per_run if device == "cuda" else 0}
-        task = ray.remote(**resources)(_train_on_node)
-        waiting = [task.remote(run, device) for run in runs]
-        while waiting:
-            (done,), waiting = ray.wait(waiting, num_returns=1)
-            yield ray.get(done)
+        task = ray.remote(**resources)(_train_on_node)  # started again elsewhere where its node is lost
+        while queue or training:
+            while queue and len(training) < CLAIMS:
+                run, claim = queue.pop(), contextlib.ExitStack()
+                claimed = claim.enter_context(store.claim(run, wait))
+                history = store.get(run) if claimed else None
+                if claimed and not history:
+                    training[task.remote(run, device)] = run, claim
+                    continue
+                claim.close()
+                yield run, history
+            for done in ray.wait(list(training), num_returns=1)[0] if training else ():
+                run, claim = training.pop(done)
+                with claim:
+                    try:
+                        result = ray.get(done)
+                        if isinstance(result, History):
+                            store.put(result)
+                    except ray.exceptions.RayError as error:
+                        result = ChildProcessError(f"run {run.hash} was lost again and again: {type(error).__name__}")
+                    except OSError as error:
+                        result = error
+                    yield run, result
     finally:
+        for _, claim in training.values():
+            claim.close()
         ray.shutdown()
 
 
-def _train_on_node(run: Run, device: str | None) -> tuple[Run, History | Exception]:
+def _train_on_node(run: Run, device: str | None) -> History | Exception:
     import ray
 
-    run, result = _train_in_worker(run, device, 1)
-    if isinstance(result, History):
-        result.info["node"] = ray.get_runtime_context().get_node_id()
-    return run, result
-
-
-def _train_in_worker(
-    run: Run, device: str | None, threads: int, checkpoint: Path | None = None, data_folder: str | None = None
-) -> tuple[Run, History | Exception]:
-    if data_folder:
-        os.environ["NCUTILS_DATA"] = data_folder
-    torch.set_num_threads(threads)  # what a wide network's default is
-    return run, _attempt(run, device, None, False, checkpoint)
-
-
-def _attempt(run, device, threads, progress, checkpoint) -> History | Exception:
+    torch.set_num_threads(1)
     try:
-        return train(run, device, threads, progress, checkpoint)
+        history = train(run, device, progress=False)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
+        return error
+    history.info["node"] = ray.get_runtime_context().get_node_id()
+    return history
+
+
+def _train_in_worker(run: Run, store: Store, wait: bool, device: str | None, threads: int, data_folder: str):
+    os.environ["NCUTILS_DATA"] = data_folder
+    torch.set_num_threads(threads)  # what a wide network's default is
+    return run, _attempt(run, store, wait, device, None, False)
+
+
+def _attempt(run, store, wait, device, threads, progress) -> History | Exception | None:
+    """Trains and stores a run, unless another process has just done so, or, without `wait`, is about to: then None."""
+    try:
+        with store.claim(run, wait) as claimed:
+            history = store.get(run) if claimed else None
+            if claimed and not history:
+                history = train(run, device, threads, progress, store.checkpoint(run))
+                store.put(history)
+            return history
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
         return error
 

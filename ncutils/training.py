@@ -6,23 +6,27 @@ import contextlib
 import ctypes
 import difflib
 import hashlib
+import io
 import json
 import math
 import os
 import platform
+import reprlib
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ncutils import data, metrics, theory
+from ncutils import data, metrics, set_aside, theory, write_whole
 from ncutils.models import ARCHITECTURES
 from ncutils.optimizers import NAMES, RULES, make_optimizer
 
@@ -57,7 +61,7 @@ class Run(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     arch: Literal[tuple(ARCHITECTURES)] = "resnet9"
-    width: int = Field(8, ge=1, description="64 is the paper's; p = 8 width features")
+    width: int = Field(8, ge=1, le=100_000, description="64 is the paper's; p = 8 width features")
     dataset: str = "digits"
     n_train: int | None = Field(None, ge=2, description="class-balanced subset; None: all")
     n_test: int | None = Field(None, ge=1, description="class-balanced subset; None: all")
@@ -69,8 +73,8 @@ class Run(BaseModel):
     decay_on: Literal["all", "matrices"] = "all"
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's")
     eps: float = Field(1e-8, ge=0, description="Adam's")
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(128, ge=1)
+    epochs: int = Field(200, ge=1, le=1_000_000)
+    batch_size: int = Field(128, ge=1, le=2**31)
     schedule: Literal["step", "constant", "cosine"] = Field("step", description="see lr_schedule")
     seed: int = Field(0, ge=0, lt=2**32, description="initialisation and order of the samples")
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
@@ -86,8 +90,8 @@ class Run(BaseModel):
     @classmethod
     def named(cls, optimizer: str, wd: float, **fields) -> Run:
         """A Run by the paper's optimizer name (SGD, SGDW, Adam, AdamW, Signum, SignumW) and its one weight decay."""
-        if optimizer not in NAMES:
-            raise ValueError(f"optimizer = {optimizer!r} is not allowed: use one of {', '.join(NAMES)}")
+        if not isinstance(optimizer, str) or optimizer not in NAMES:
+            raise ValueError(f"optimizer = {shorten(optimizer)} is not allowed: use one of {', '.join(NAMES)}")
         rule, decay = NAMES[optimizer]
         try:
             return cls(rule=rule, **{decay: wd}, **fields)
@@ -250,10 +254,11 @@ def train(
     """Trains `run` and measures it along the way, on `threads` CPU threads (default: `default_threads`).
 
     With `checkpoint`, a file, the state is kept there every CHECKPOINT_SECONDS; if the file exists, training goes on from it
-    to the same result, and in the end the file is removed.
+    to the same result. It is the caller's to remove once the result is safe, as `Store.put` does.
     Classifier, loss, weights and optimizer state are float32 whatever the precision: 1^T gradient = 0 must survive,
     or NC0 would measure rounding. A loss that stops being finite ends the run (`History.diverged`).
-    Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong.
+    Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong, MemoryError where
+    the network would not fit.
     """
     device, threads_before = pick_device(device), torch.get_num_threads()
     wide_on_cpu = device.type == "cpu" and run.width >= 32
@@ -293,20 +298,24 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
     dataset = data.load(run.dataset, run.n_train, run.n_test, str(device), run.image_size)
     images, labels = dataset.train_images, dataset.train_labels
     n = len(labels)
-    if n % run.batch_size == 1 and run.arch in ("resnet9", "vgg9", "resnet50"):
+    if 1 in (run.batch_size, n % run.batch_size) and run.arch in ("resnet9", "vgg9", "resnet50"):
         raise ValueError(
             f"batch_size = {run.batch_size} is not allowed with {n} training images: the last batch would hold one "
             "image, which BatchNorm cannot train on; use another batch_size or n_train"
         )
-    model = make_model(run, dataset, device)
-    optimizer = run_optimizer(model, run)
-    order = torch.Generator().manual_seed(run.seed)
+    _check_memory(run, dataset, device)
+    state = _begin(run, dataset, device)
     measured, schedule = set(measured_epochs(run)), lr_schedule(run)
     done = 0
     if checkpoint and checkpoint.exists():
-        done, rows, spent, measuring = _restore(checkpoint, model, optimizer, order)
-        started -= spent
-    else:
+        try:
+            done, rows, spent, measuring = _restore(checkpoint, run, *state)
+            started -= spent
+        except Exception as error:  # noqa: BLE001 - a file from elsewhere can be wrong in any way
+            set_aside(checkpoint, f"it is not a whole checkpoint of this run ({type(error).__name__})")
+            state = _begin(run, dataset, device)
+    model, optimizer, order = state
+    if not done:
         start = time.perf_counter()
         rows = [{"epoch": 0, "step": 0, "lr": schedule[0], **_measure(model, dataset, run)}]
         measuring = time.perf_counter() - start
@@ -330,11 +339,9 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
                 measuring += time.perf_counter() - start
             if checkpoint and time.perf_counter() - kept > CHECKPOINT_SECONDS and epoch < run.epochs:
                 kept = time.perf_counter()
-                _keep(checkpoint, model, optimizer, order, (epoch, rows, kept - started, measuring))
+                _keep(checkpoint, run, model, optimizer, order, (epoch, rows, kept - started, measuring))
             bar.set_postfix_str(f"loss {loss:.3g}, NC0 {rows[-1]['nc0']:.3g}", refresh=False)
             bar.update()
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
     info = {
         "diverged_epoch": diverged,
         "n_train": n,
@@ -350,24 +357,69 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
     return History(run, pd.DataFrame(rows), info)
 
 
-def _keep(checkpoint: Path, model, optimizer, order, progress: tuple) -> None:
-    """The state of training in a file, whole or not at all."""
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
+def _begin(run: Run, dataset: data.Dataset, device: torch.device) -> tuple:
+    """Network, optimizer and the generator of the samples' order, as they are before the first epoch."""
+    model = make_model(run, dataset, device)
+    return model, run_optimizer(model, run), torch.Generator().manual_seed(run.seed)
+
+
+def _keep(checkpoint: Path, run: Run, model, optimizer, order, progress: tuple) -> None:
+    """The state of training in a file, whole or not at all, and of nothing but tensors, numbers and text."""
+    epoch, rows, spent, measuring = progress
+    grams = [torch.from_numpy(row["gram"]) for row in rows if "gram" in row]
+    numbers = [
+        {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items() if name != "gram"}
+        for row in rows
+    ]
+    state = {"run": run.hash, "progress": (epoch, numbers, grams, spent, measuring)}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "order": order.get_state()}
+    content = io.BytesIO()
+    torch.save(state, content)
     try:
-        torch.save((model.state_dict(), optimizer.state_dict(), order.get_state(), progress), temporary)
-        os.replace(temporary, checkpoint)
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_whole(checkpoint, content.getbuffer())
+    except OSError as error:  # the run may still end well
+        warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
 
 
-def _restore(checkpoint: Path, model, optimizer, order) -> tuple:
-    device = next(model.parameters()).device
-    of_model, of_optimizer, of_order, progress = torch.load(checkpoint, device, weights_only=False)
-    model.load_state_dict(of_model)
-    optimizer.load_state_dict(of_optimizer)
-    order.set_state(of_order.cpu())
-    return progress
+def _restore(checkpoint: Path, run: Run, model, optimizer, order) -> tuple:
+    state = torch.load(checkpoint, next(model.parameters()).device, weights_only=True)
+    if state["run"] != run.hash:
+        raise ValueError("another run's")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    order.set_state(state["order"].cpu())
+    epoch, rows, grams, spent, measuring = state["progress"]
+    rows = [row | {"gram": gram.cpu().numpy()} for row, gram in zip(rows, grams)] if grams else rows
+    return epoch, rows, spent, measuring
+
+
+def _check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
+    """Refuses a network that cannot fit, before memory runs out."""
+    least = least_memory(run, dataset.train_images.shape, dataset.n_classes)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if least > free:
+        raise MemoryError(
+            f"width = {run.width} is not allowed here: {run.arch} at batch_size {run.batch_size} on {len(dataset.train_labels):,} "
+            f"samples takes at least {least / 1e9:,.1f} GB of memory, {free / 1e9:.1f} GB are free; use a smaller width or batch"
+        )
+
+
+def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
+    """Bytes that training on images [N, C, H, W] takes beside them, counted low: weights, gradients, optimizer state, the
+    features of one evaluation, and one batch's outputs of all layers with weights."""
+    batch, outputs = min(run.batch_size, shape[0]), []
+    with torch.device("meta"):  # shapes without storage
+        model = ARCHITECTURES[run.arch](run.width, shape, n_classes)
+        # the first pass on this device imports for two seconds, which a small network need not wait for
+        if run.arch != "ufm" and run.width * batch * math.prod(shape[2:]) > 2**23:
+            for module in model.modules():
+                if next(module.parameters(recurse=False), None) is not None:
+                    module.register_forward_hook(lambda _, __, out: outputs.append(getattr(out, "nbytes", 0)))
+            model.features(torch.empty(batch, *shape[1:]))
+    states = 2 + {"adam": 2}.get(run.rule, int(run.momentum > 0))
+    weights = sum(p.nbytes for p in model.parameters())
+    features = 4 * shape[0] * model.classifier.in_features
+    return states * weights + features + sum(outputs) // (2 if run.precision == "bf16" else 1)
 
 
 def _epoch(model, optimizer, images, labels, run, order, step=None) -> float:
@@ -537,4 +589,13 @@ def _one_sentence(error: ValidationError, fields) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         return f"unknown parameter {name!r}: {hint}allowed are {', '.join(fields)}"
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "it must be")
-    return f"{name} = {first['input']!r} is not allowed: {message}"
+    return f"{name} = {shorten(first['input'])} is not allowed: {message}"
+
+
+def shorten(value) -> str:
+    """A value for a message: in a parameter file from a stranger it may be of any size."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 200

@@ -1,9 +1,53 @@
+"""Every test has a store of its own. What the tests try is counted: NCUTILS_COUNTS names a file for the book's page."""
+
+import collections
+import csv
 import os
+import subprocess
+import time
 
 import pytest
 import torch
 
 from ncutils import data
+
+COUNTS, STARTED = collections.Counter(), time.time()
+SOAK = bool(os.environ.get("NCUTILS_SOAK"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "counts(what): a passed test counts as one of these on the book's page")
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and report.passed:
+        COUNTS["tests passed"] += 1
+        COUNTS.update(report.counts)
+    elif report.skipped:
+        COUNTS["tests skipped"] += 1
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    outcome = yield
+    outcome.get_result().counts = [mark.args[0] for mark in item.iter_markers("counts")]
+
+
+def pytest_sessionfinish(exitstatus):
+    """One line a kind: what was tried, how often. Only a run without a failure is worth a line in the book."""
+    if not os.environ.get("NCUTILS_COUNTS") or exitstatus:
+        return
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    COUNTS.update({"minutes": round((time.time() - STARTED) / 60)})
+    COUNTS["commit"] = commit.stdout.strip()
+    with open(os.environ["NCUTILS_COUNTS"], "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("what", "count"), *sorted(COUNTS.items(), key=str)])
+
+
+@pytest.fixture
+def count():
+    """For what a test does more than once: count("crashes survived", 20)."""
+    return lambda what, n=1: COUNTS.update({what: n})
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +67,24 @@ def real_data():
         if not os.path.isdir(os.path.join(folder, name, "raw")):
             pytest.skip(f"needs {name} under NCUTILS_DATA, which is {folder or 'not set'}")
     return folder
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mounts a file system of a few megabytes on a folder; full disks and read-only folders are real only there."""
+    folders = []
+
+    def mount(*options, at="disk"):
+        folder = tmp_path / at
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", *options, "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield mount
+    for folder in folders:
+        subprocess.run(["umount", folder], check=True)

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from ncutils import sweeps
@@ -63,17 +64,76 @@ def test_a_failing_run_leaves_the_finished_ones():
     assert Run(**QUICK) in Store()
 
 
-def test_unreadable_file_is_named_and_left_out():
-    store = Store()
-    store.put(train(Run(**QUICK)))
-    path = store.folder / f"{Run(**QUICK).hash}.parquet"
-    path.write_bytes(path.read_bytes()[:-50])
-    with pytest.warns(UserWarning, match=f"{path.name} is not a readable store file"):
-        assert store.get(Run(**QUICK)) is None
-    pd.DataFrame({"x": [1]}).to_parquet(store.folder / "foreign.parquet")
-    with pytest.warns(UserWarning) as warned:
-        assert store.histories() == []
-    assert any("foreign.parquet was not written by ncutils" in str(w.message) for w in warned)
+def damaged(content: bytes) -> dict[str, bytes]:
+    def with_records(old, new):
+        table = pq.read_table(io.BytesIO(content))
+        records = table.schema.metadata[b"ncutils"].replace(old, new)
+        pq.write_table(
+            table.replace_schema_metadata(table.schema.metadata | {b"ncutils": records}), out := io.BytesIO()
+        )
+        return out.getvalue()
+
+    pd.DataFrame({"x": [1]}).to_parquet(foreign := io.BytesIO())
+    return {
+        "empty": b"",
+        "truncated": content[:-50],
+        "half": content[: len(content) // 2],
+        "one byte wrong": content[:60] + bytes([content[60] ^ 255]) + content[61:],
+        "text": b"not a Parquet file",
+        "foreign": foreign.getvalue(),
+        "another run's": with_records(b'"seed": 0', b'"seed": 1'),
+        "unknown field": with_records(b'"width"', b'"widht"'),
+        "no record": with_records(b'"run"', b'"nur"'),
+    }
+
+
+DAMAGES = (
+    "empty",
+    "truncated",
+    "half",
+    "one byte wrong",
+    "text",
+    "foreign",
+    "another run's",
+    "unknown field",
+    "no record",
+)
+
+
+@pytest.mark.counts("damaged files set aside")
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_file_that_cannot_be_used_is_named_set_aside_and_its_run_retrained(how):
+    run, store = Run(**QUICK), Store()
+    (history,) = train_all([run], store, workers=1)
+    path = store.folder / f"{run.hash}.parquet"
+    content = damaged(path.read_bytes())[how]
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{path.name} is set aside as {path.name}.unreadable: it ") as warned:
+        (again,) = train_all([run], store, workers=1)
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+    pd.testing.assert_frame_equal(again.frame.drop(columns="gram"), history.frame.drop(columns="gram"))
+    assert path.with_name(f"{path.name}.unreadable").read_bytes() == content
+    same(Store().get(run), again)  # silent now
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="is set aside"):
+        assert store.histories() == [] and run not in store
+
+
+def test_what_is_shipped_is_never_renamed(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "many.parquet").write_bytes(b"PAR1")
+    with pytest.warns(UserWarning, match="many.parquet is left out: it is not whole"):
+        assert Store().histories() == []
+    assert [f.name for f in (tmp_path / "results").iterdir()] == ["many.parquet"]
+
+
+def test_an_interrupted_write_leaves_what_was_there(monkeypatch):
+    store, history = Store(), train(Run(**QUICK))
+    store.put(history)
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="parquet cannot be written: Input/output error$"):
+        store.put(train(Run(**QUICK, lr=0.5)))
+    assert [f.name for f in store.folder.iterdir()] == [f"{history.run.hash}.parquet"]
 
 
 def test_runs_as_csv(capsys):

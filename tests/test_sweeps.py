@@ -99,10 +99,10 @@ def test_bad_grids_are_refused_in_one_sentence(text, sentence, tmp_path, capsys)
 
 def test_a_sweep_trains_once(grid, capsys):
     assert main(["sweep", str(grid), "--workers", "1"]) == 0
-    assert "6 runs, 5 distinct, 0 stored\n5 trained in" in capsys.readouterr().out
+    assert "6 runs, 5 distinct, 0 stored\n5 more stored in" in capsys.readouterr().out
     finished = {h.run: h.info["finished"] for h in Store().histories()}
     assert main(["sweep", str(grid)]) == 0
-    assert "6 runs, 5 distinct, 5 stored\n0 trained in" in capsys.readouterr().out
+    assert "6 runs, 5 distinct, 5 stored\n0 more stored in" in capsys.readouterr().out
     assert finished == {h.run: h.info["finished"] for h in Store().histories()}
 
 
@@ -132,7 +132,7 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
         assert sweep.returncode == 130
         assert f"stopped: {len(kept)} of 11 runs are done and stored; the same command goes on" in error.decode()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert f"{11 - len(kept)} trained in" in done.stdout, done.stderr
+    assert f"{11 - len(kept)} more stored in" in done.stdout, done.stderr
     again = {h.run: h.info["finished"] for h in Store().histories()}
     assert len(again) == 11 and all(again[run] == finished for run, finished in kept.items())
     assert not [f for f in os.listdir(os.environ["NCUTILS_RUNS"]) if f.endswith(".tmp")]
