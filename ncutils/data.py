@@ -160,6 +160,9 @@ def splits(name: str) -> tuple[Split, Split]:
             f"dataset = {name!r} is not known: use one of {', '.join(SOURCES)}, "
             f"or a folder under {data_folder()} with train/<class>/ and test/<class>/ images"
         )
+    names = [{c.name for c in (folder / split).iterdir() if c.is_dir()} for split in ("train", "test")]
+    if odd := sorted(names[0] ^ names[1]):
+        raise ValueError(f"dataset: {folder} has the class {odd[0]!r} in one of train/ and test/ alone")
     return _folder(folder / "train"), _folder(folder / "test")
 
 
@@ -182,6 +185,8 @@ def _chosen(split: Split, n: int | None, parameter: str, name: str) -> np.ndarra
     total = len(split.labels)
     if n is not None and not 0 < n <= total:
         raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none")
+    if n is not None and parameter == "n_train" and n < (classes := int(split.labels.max()) + 1):
+        raise ValueError(f"n_train = {n} is not allowed: {name} has {classes} classes, and each needs an image")
     return np.arange(total) if n is None else balanced_order(split.labels)[:n]
 
 
@@ -253,10 +258,12 @@ def _torchvision(name: str) -> tuple[Split, Split]:
             # the download's own bars and messages would stay in an executed notebook
             with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
                 files = getattr(datasets, name)(root=root, train=train, download=True)
-        except (OSError, RuntimeError) as error:
+            if len(files.data) != len(files.targets):
+                raise ValueError(f"{len(files.data)} images, {len(files.targets)} labels")
+        except Exception as error:  # noqa: BLE001 - half a download can be wrong in any way
             raise FileNotFoundError(
-                f"dataset = {name!r} is not in {root} and could not be downloaded ({' '.join(str(error).split())}); "
-                "set NCUTILS_DATA to the folder that holds it, or connect to the network once"
+                f"dataset = {name!r} is not in {root}, or not whole, and could not be downloaded ({' '.join(str(error).split())}); "
+                "set NCUTILS_DATA to the folder that holds it, or remove what is left of it and connect to the network once"
             ) from None
         images = np.asarray(files.data)
         if images.ndim == 3:  # MNIST's [N, 28, 28]
@@ -303,7 +310,7 @@ def _open(path: Path):
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - a damaged image can be wrong in any way
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None
 
 

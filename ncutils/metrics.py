@@ -122,10 +122,17 @@ def singular_values(matrix: torch.Tensor) -> tuple[float, float]:
 
 
 def _check(features, labels, weight, bias) -> None:
-    if features.ndim != 2 or not features.is_floating_point():
+    for name, value in {"features": features, "labels": labels, "weight": weight, "bias": bias}.items():
+        if not isinstance(value, torch.Tensor) and (name, value) != ("bias", None):
+            raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+    if any(t is not None and t.device != features.device for t in (labels, weight, bias)):
+        raise ValueError("features, labels, weight and bias must be on one device")
+    if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
         raise ValueError(f"features must be floating-point [N, p], got {features.dtype} {list(features.shape)}")
     if weight.ndim != 2 or weight.shape[1] != features.shape[1]:
         raise ValueError(f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}")
+    if not weight.is_floating_point() or not torch.isfinite(weight).all():
+        raise ValueError("weight must be floating-point and finite, like the features")
     n_classes = len(weight)
     if n_classes < 2:
         raise ValueError(f"weight has {n_classes} row; neural collapse needs K >= 2 classes")
@@ -136,8 +143,6 @@ def _check(features, labels, weight, bias) -> None:
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
         found = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
         raise ValueError(f"labels must lie in [0, {n_classes}) (K = rows of weight), found {found}")
-    if any(t is not None and t.device != features.device for t in (labels, weight, bias)):
-        raise ValueError("features, labels, weight and bias must be on one device")
 
 
 def _rows(p: int) -> int:

@@ -82,6 +82,8 @@ class Run(BaseModel):
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
 
     def __init__(self, **fields):
+        if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
+            raise ValueError(f"{switches[0]} = {fields[switches[0]]} is not allowed: no field is true or false")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -411,7 +413,7 @@ def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
     with torch.device("meta"):  # shapes without storage
         model = ARCHITECTURES[run.arch](run.width, shape, n_classes)
         # the first pass on this device imports for two seconds, which a small network need not wait for
-        if run.arch != "ufm" and run.width * batch * math.prod(shape[2:]) > 2**23:
+        if run.arch != "ufm" and run.width * batch * math.prod(shape[2:]) > 2**22:
             for module in model.modules():
                 if next(module.parameters(recurse=False), None) is not None:
                     module.register_forward_hook(lambda _, __, out: outputs.append(getattr(out, "nbytes", 0)))

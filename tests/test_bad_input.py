@@ -1,0 +1,360 @@
+"""What cannot be right is refused in one sentence that names the parameter or the file, and leaves nothing half-made.
+
+Fields of Run, grids, metrics and optimizers have their cases beside their other tests; here are the ways in: the command
+line, YAML, papermill, folders of data.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ncutils import data, training
+from ncutils.__main__ import main
+from ncutils.metrics import nc_metrics
+from ncutils.store import Store
+from ncutils.sweeps import train_all
+from ncutils.training import Run, least_memory, train
+from tests.test_chapters import papermill
+from tests.test_data import make_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+FINE = {"width": 2, "epochs": 1, "n_train": 40, "measure": "ends"}
+pytestmark = pytest.mark.counts("bad inputs refused")
+
+
+def one_sentence(text: str) -> str:
+    assert text.count("\n") == 1 and text.startswith("ncutils: ") and len(text) < 700, text
+    return text
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ("", "must be a mapping"),
+        ("- 1\n- 2", "must be a mapping"),
+        ("entries: []\ncomon: {}", "and nothing else"),
+        ("entries: [1]", "a list of such mappings"),
+        ("common: [1]\nentries: []", "'common' must be a mapping"),
+        ("entries: [{optimizer: Adam, wd: []}]", "an entry stands for 0 runs"),
+        ("entries: [{optimizer: [[Adam]], wd: 0}]", "optimizer = ['Adam'] is not allowed"),
+        ("entries: [{optimizer: null, wd: 0}]", "optimizer = None is not allowed"),
+        ("entries: [{optimizer: Adam, wd: 0, 3: 4}]", "keywords must be strings"),
+        ("entries: [{optimizer: Adam, wd: 0, lr: {a: 1}}]", "lr = {'a': 1} is not allowed"),
+        ("entries: [{optimizer: Adam, wd: 0, lr: .nan}]", "lr = nan is not allowed"),
+        ("entries: [{optimizer: Adam, wd: .inf}]", "wd = inf is not allowed"),
+        (
+            "entries: [{optimizer: Adam, wd: 0, epochs: 2026-01-01}]",
+            "epochs = datetime.date(2026, 1, 1) is not allowed",
+        ),
+        ("entries: [{optimizer: Adam, wd: 0, width: true, lr: 1}]", "is not allowed"),
+        ("entries: [{optimizer: Adam, wd: 0, rule: sgd}]", "multiple values for keyword argument 'rule'"),
+        ("entries: [{optimizer: Adam, wd: 0, dataset: ../../etc}]", "dataset = '../../etc' is not known"),
+        ("entries: !!python/object/apply:os.system ['touch exploded']", "is not YAML"),
+        ("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]", "and nothing else"),
+    ],
+)
+def test_grids(grid, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yaml").write_text(grid)
+    assert main(["sweep", "grid.yaml", "--device", "cpu"]) == 2
+    assert sentence in one_sentence(capsys.readouterr().err)
+    assert os.listdir() == ["grid.yaml"]
+
+
+def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
+    """Lists of lists of lists (YAML's "billion laughs"), and a product of long lists: neither fills the memory."""
+    layers = ["l0: &l0 [x, x]"] + [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (tmp_path / "laughs.yaml").write_text(
+        "common: {optimizer: Adam, wd: 0}\nentries:\n  - " + "\n    ".join(layers) + "\n    lr: [*l11]\n"
+    )
+    (tmp_path / "long.yaml").write_text(
+        "x: 0\n".replace("x: 0\n", "") + "entries: [{optimizer: Adam, wd: 0, "
+        f"seed: {list(range(200))}, width: {list(range(1, 200))}, epochs: {list(range(1, 200))}}}]"
+    )
+    for name, sentence in (("laughs", "unknown parameter 'l0'"), ("long", "an entry stands for 7920200 runs")):
+        assert main(["sweep", str(tmp_path / f"{name}.yaml")]) == 2
+        error = one_sentence(capsys.readouterr().err)
+        assert sentence in error or "an entry stands for" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sweep", "none.yaml"], "grid = 'none.yaml' is not a file"),
+        (["sweep", "."], "grid = '.' is not a file"),
+        (["sweep", "binary.yaml"], "binary.yaml is not YAML"),
+        (["sweep", "grid.yaml", "--workers", "0"], "workers = 0 is not allowed"),
+        (["sweep", "grid.yaml", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
+        (["sweep", "grid.yaml", "--dry-run", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
+        (["runs", "--where", "widht=8"], "unknown field 'widht'"),
+        (["runs", "--where", "width"], "is not of the form FIELD=VALUE"),
+        (["pack", "out.parquet"], "no stored run matches anything"),
+        (["pack", "out.parquet", "--where", "width=3"], "no stored run matches width=3"),
+    ],
+)
+def test_arguments(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00entries")
+    Path("grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    assert main(arguments) == 2
+    assert sentence in one_sentence(capsys.readouterr().err)
+    assert sorted(os.listdir()) == ["binary.yaml", "grid.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["swep"], ["sweep"], ["sweep", "g", "--worker", "2", "--x"], ["sweep", "g", "--workers", "two"], []]
+)
+def test_arguments_that_argparse_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+def test_the_module_itself_fails_without_a_traceback(tmp_path):
+    """In a process of its own: the exit status, and nothing in front of the sentence."""
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, width: 100000}]")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "width = 100000 is not allowed here: resnet9" in one_sentence(done.stderr)
+    assert not list(Store().folder.iterdir())
+
+
+def test_an_unreachable_cluster(tmp_path, capsys):
+    pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    assert main(["sweep", str(tmp_path / "grid.yaml"), "--ray", "nonsense"]) == 2
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_a_machine_without_ray(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    assert main(["sweep", str(tmp_path / "grid.yaml"), "--ray", "auto"]) == 2
+    assert "ray is not installed" in one_sentence(capsys.readouterr().err)
+
+
+# ---- too large
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": 100_000},
+        {"width": 100_000, "arch": "vgg9"},
+        {"width": 100_000, "arch": "vit"},
+        {"width": 100_000, "arch": "resnet50"},
+        {"width": 100_000, "arch": "mlp"},
+        {"width": 100_000, "arch": "ufm", "dataset": "unconstrained", "batch_size": 10_000, "rule": "adam"},
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_with_the_estimate(fields):
+    with pytest.raises(MemoryError, match=r"width = 100000 is not allowed here: .* GB of memory, .* GB are free"):
+        train(Run(epochs=1, **fields), device="cpu")
+
+
+def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
+    """Weights and Adam's two states to the byte; against the memory that a step really takes."""
+    shape = (256, 3, 32, 32)
+    of_weights = 4 * sum(p.numel() for p in training.ARCHITECTURES["resnet9"](8, shape, 10).parameters())
+    small = least_memory(Run(rule="adam", width=8, batch_size=1), shape, 10)
+    assert small == 4 * of_weights + 4 * 256 * 64
+    code = """
+import resource, torch
+from ncutils import data, training
+run, shape = training.Run(width=64, batch_size=128, lr=1e-3), (128, 3, 32, 32)
+images, labels = torch.randn(shape), torch.arange(128) % 10
+dataset = data.Dataset(images, labels, images, labels, 10)
+tiny, opt, order = training._begin(run.model_copy(update={"width": 1}), dataset, torch.device("cpu"))
+training._epoch(tiny, opt, images, labels, run, order)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+training._epoch(*training._begin(run, dataset, torch.device("cpu"))[:2], images, labels, run, order)
+print(training.least_memory(run, shape, 10) / (peak() - before))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert 0.4 < float(done.stdout) < 1.05
+
+
+# ---- data
+
+
+def copied(real_data, folder, name="MNIST"):
+    shutil.copytree(Path(real_data) / name / "raw", folder / name / "raw")
+    for path in folder.rglob("*"):
+        path.chmod(0o755)
+    return folder / name / "raw"
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "labels"])
+def test_a_half_downloaded_folder(damage, real_data, tmp_path, monkeypatch):
+    raw = copied(real_data, tmp_path)
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    if damage == "labels":
+        labels.write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
+    else:
+        images.write_bytes(images.read_bytes()[: {"half": 1_000_000, "empty": 0}[damage]])
+    with pytest.raises(
+        FileNotFoundError, match="^dataset = 'MNIST' is not in .*, or not whole, and could not"
+    ) as error:
+        train(Run(dataset="MNIST", **FINE))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_with_files_missing(real_data, tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody listens there
+    raw = copied(real_data, tmp_path)
+    (raw / "train-labels-idx1-ubyte").unlink()
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="^dataset = 'MNIST' is not in .* could not be downloaded"):
+        train(Run(dataset="MNIST", **FINE))
+
+
+def images_in(folder, content: bytes, name="cat/9.png"):
+    make_folder(folder / "pets")
+    (folder / "pets/train" / name).write_bytes(content)
+
+
+def png():
+    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(out := io.BytesIO(), "png")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("size", [None, 8])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not an image",
+        png()[:40],
+        png().replace(b"IDAT", b"IDAX"),
+        png()[:150],
+        png()[:16] + b"\xff" * 8 + png()[24:],
+    ],
+    ids=["empty", "text", "cut in the header", "no pixels", "cut at the end", "billions of pixels"],
+)
+def test_corrupt_images(content, size, tmp_path, monkeypatch):
+    images_in(tmp_path, content)
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    run = Run(arch="mlp", dataset="pets", image_size=size, width=2, epochs=1)
+    with pytest.raises(ValueError, match="^dataset: .*pets/train/cat/9.png is not a readable image") as error:
+        train(run)
+    assert "\n" not in str(error.value)
+
+
+def test_class_folders_that_differ(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "pets", classes=("cat", "dog", "owl"))
+    shutil.rmtree(tmp_path / "pets/test/dog")
+    with pytest.raises(ValueError, match="pets has the class 'dog' in one of train/ and test/ alone"):
+        data.load("pets")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"n_train": 5}, "n_train = 5 is not allowed: digits has 10 classes, and each needs an image"),
+        ({"batch_size": 1}, "batch_size = 1 is not allowed with 40 training images"),
+        ({"batch_size": 39}, "batch_size = 39 is not allowed with 40 training images"),
+        ({"arch": "ufm"}, "arch = 'ufm' has features for all 1437 samples at once"),
+        ({"arch": "vit", "image_size": 10}, "arch = 'vit' needs images of a multiple of 4 pixels"),
+    ],
+)
+def test_runs_that_do_not_fit_their_data(fields, sentence):
+    fields = FINE | fields if fields.get("arch") != "ufm" else {"width": 2, "epochs": 1} | fields
+    with pytest.raises(ValueError, match=sentence):
+        train(Run(**fields), device="cpu")
+
+
+# ---- measured by hand
+
+H, Y, W = torch.randn(20, 6), torch.arange(20) % 4, torch.randn(4, 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((H, Y, W.to("meta")), "must be on one device"),
+        ((H, Y.to("meta"), W), "must be on one device"),
+        ((H, Y.bool(), W), "labels must be integers"),
+        ((H, torch.full_like(Y, 7), W), r"labels must lie in \[0, 4\)"),
+        ((H[:1], Y[:1], W), "class 1 of 4 has no sample"),
+        ((H[:, :0], Y, W[:, :0]), "features"),
+        ((H.to(torch.complex64), Y, W), "features must be floating-point"),
+        ((H, Y, W.long()), "weight"),
+        ((H, Y, W.clone().fill_(float("nan"))), "weight"),
+        ((H.numpy(), Y, W), "features must be a tensor"),
+        ((H, Y.tolist(), W), "labels must be a tensor"),
+    ],
+)
+def test_metrics_of_what_is_no_measurement(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        nc_metrics(*arguments)
+    assert "\n" not in str(error.value)
+
+
+# ---- papermill
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"width": "wide"}, "ValueError: width = 'wide' is not allowed"),
+        ({"width": 100_000}, "MemoryError: width = 100000 is not allowed here"),
+        ({"device": "tpu9"}, "ValueError: device = 'tpu9' is not to be had here"),
+    ],
+)
+def test_chapters(parameters, sentence, tmp_path):
+    chapter = ROOT / "chapters" / "06_theorem_3_1.ipynb"
+    done = papermill(chapter, tmp_path / "out.ipynb", momentum=0.9, **parameters)
+    assert done.returncode and done.stderr.strip().splitlines()[-1].startswith(sentence)
+    assert not Store().histories()
+
+
+def test_a_kernel_that_dies_is_an_error_and_leaves_nothing_that_is_read(tmp_path, monkeypatch):
+    """The chapter's kernel is killed while it writes its History."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text("""
+import os, signal, sys
+if "ipykernel_launcher" in " ".join(sys.orig_argv):
+    from ncutils import store
+
+    def dying(path, content):
+        path.with_name(f".{path.name}.1.tmp").write_bytes(content[:100])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    store.write_whole = dying
+""")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
+    small = {"epochs": 2, "width": 2, "momentum": 0.9}
+    done = papermill(ROOT / "chapters" / "06_theorem_3_1.ipynb", tmp_path / "out.ipynb", **small)
+    assert done.returncode and "DeadKernelError" in done.stderr, done.stderr[-500:]
+    run = Run.named("SGD", 0.01, lr=0.0679, **small)
+    left = f".{run.hash}.lock", f".{run.hash}.parquet.1.tmp"
+    assert sorted(p.name for p in Store().folder.iterdir()) == sorted(left) and not Store().histories()
+    train_all([run], workers=1)
+    assert [p.name for p in Store().folder.iterdir()] == [f"{run.hash}.parquet"]
+
+
+def test_an_output_that_cannot_be_written(mounted):
+    disk = mounted("-o", "ro")
+    done = papermill(ROOT / "chapters" / "06_theorem_3_1.ipynb", disk / "out.ipynb")
+    assert done.returncode and "Read-only file system" in done.stderr
+    assert not list(disk.iterdir()) and not Store().histories()
