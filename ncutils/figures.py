@@ -303,7 +303,8 @@ def _log_scale(axis) -> None:
 
 def _curves(histories: list[History], column: str) -> pd.DataFrame:
     """epoch x run."""
-    return pd.concat([h.frame.set_index("epoch")[column] for h in histories], axis=1)
+    kept = [h for h in histories if not h.diverged] or histories[:1]  # no mean over curves that break off
+    return pd.concat([h.frame.set_index("epoch")[column] for h in kept], axis=1)
 
 
 def _look(label: str) -> dict:

@@ -215,7 +215,8 @@ def _table1_runs() -> Groups:
     for p in _parameters("03_adamw"):
         fields = {name: p[name] for name in ("dataset", "width", "epochs", "momentum")}
         try:
-            runs = [h for h in _stored(**fields, n_train=p.get("n_train")) if h.run.wd == p["wd"]]
+            runs = _stored(**fields, n_train=p.get("n_train"))
+            runs = [h for h in runs if h.run.wd == p["wd"] and not h.diverged]
         except LookupError:
             continue
         rates = {name: p["lr_sgd"] if name.startswith("SGD") else p["lr"] for name in published.OPTIMIZERS}

@@ -28,20 +28,21 @@ def law_table(histories: list[History]):
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
     """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
 
-    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so.
+    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so. None is over a diverged run.
     """
     rows = {}
     for label, histories in groups.items():
         valid = [h for h in histories if h.valid]
-        row = {}
+        shown, row = valid or [h for h in histories if not h.diverged] or [histories[0]], {}
         for column in columns:
-            final = np.array([h.final[column] for h in valid or histories])
-            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in valid or histories])
+            final = np.array([h.final[column] for h in shown])
+            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in shown])
             spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
             value = f"{final.mean():.3g}{spread} ({_percent(change)})" if np.isfinite(final).all() else "undefined"
+            value = "diverged" if shown[0].diverged else value
             row[LABELS[column], "here"] = value
             row[LABELS[column], "paper"] = f"{published_values[label][column]:g}" if label in published_values else "–"
-        accuracy = np.mean([h.final["train_acc"] for h in valid or histories])
+        accuracy = np.mean([h.final["train_acc"] for h in shown])
         dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
         row["training accuracy", "here"] = f"{accuracy:.1%}{dropped}"
         rows[label] = row

@@ -12,12 +12,12 @@ from ncutils.training import History, Run, decay_budget
 COLUMNS = ("nc0", "nc1", "nc2", "nc3", "nc4", "test_acc")
 
 
-def history(optimizer, wd, nc0, nc3=0.5, train_acc=1.0, **fields):
+def history(optimizer, wd, nc0, nc3=0.5, train_acc=1.0, diverged=None, **fields):
     """A run that was never trained: two rows, the last one as given."""
     run = Run.named(optimizer, wd, **fields)
     rows = [dict.fromkeys(COLUMNS, 1.0) | {"epoch": e, "train_acc": train_acc} for e in (0, run.epochs)]
     rows[1] |= {"nc0": nc0, "nc3": nc3}
-    return History(run, pd.DataFrame(rows), {"n_train": 100, "n_classes": 10})
+    return History(run, pd.DataFrame(rows), {"n_train": 100, "n_classes": 10, "diverged_epoch": diverged})
 
 
 def test_pairs_compare_with_the_largest_decay_not_above():
@@ -102,3 +102,20 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
     assert [t.get_text() for t in heat.axes[0].texts] == ["1", "0.5"] * 2
     table = tables.final_table({"Adam": runs[:1], "Signum": runs[2:3]}, {"Adam": {c: 1.5 for c in COLUMNS}})
     assert table.loc["Adam", ("NC0", "paper")] == "1.5" and table.loc["Signum", ("NC0", "paper")] == "–"
+
+
+def test_nothing_is_averaged_over_a_run_that_diverged():
+    """Its curve breaks off at a last good row that looks like a result."""
+    good, bad = history("SGD", 0.1, 2.0), history("SGD", 0.1, 1e6, seed=1, diverged=7)
+    for draw in (figures.training_curves, figures.decay_sweep, figures.scatter):
+        figure = draw({"SGD": [good, bad]}, "test")
+        drawn = [y for line in figure.axes[0].lines for y in np.atleast_1d(line.get_ydata())]
+        drawn += (
+            [y for c in figure.axes[0].collections for y in c.get_offsets()[:, 1]] if draw is figures.scatter else []
+        )
+        assert drawn and max(drawn) < 3, draw.__name__
+        assert "1 diverged" in figure.texts[-1].get_text()
+    table = tables.final_table({"SGD": [good, bad], "SGDW": [bad]}, {})
+    assert table.loc["SGD", ("NC0", "here")].startswith("2 (") and "1 of 2 dropped" in str(table.loc["SGD"].iloc[-1])
+    assert table.loc["SGDW", ("NC0", "here")] == "diverged"
+    assert analysis.best({"SGD": [bad]}) == {} and analysis.valid({"SGD": [good, bad]}) == [good]

@@ -305,25 +305,3 @@ def test_hash_of_shipped_runs_does_not_move():
         Run.named("AdamW", 0.025, dataset="FashionMNIST", n_train=3000, n_test=1000, epochs=80, lr=0.005).hash
         == "ac3ddf4670b5acef"
     )
-
-
-@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
-def test_a_run_goes_on_from_its_checkpoint_to_the_same_result(rule, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    run = Run(rule=rule, width=2, n_train=300, epochs=4, decoupled_wd=0.1, coupled_wd=0.1)
-    whole = train(run, "cpu")
-    keep = training._keep
-
-    def keep_and_stop(*state):
-        keep(*state)
-        if state[-1][0] == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "_keep", keep_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(run, "cpu", checkpoint=tmp_path / "state")
-    assert [f.name for f in tmp_path.iterdir()] == ["state"]
-    monkeypatch.setattr(training, "_keep", keep)
-    again = train(run, "cpu", checkpoint=tmp_path / "state")
-    pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
-    assert [f.name for f in tmp_path.iterdir()] == ["state"]  # the store removes it once the result is safe
