@@ -1,4 +1,4 @@
-# make book | make test | make bench      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | test | bench | soak | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
 PROFILE ?= quick
 PYTHON ?= python3
@@ -18,7 +18,7 @@ ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book test bench clean FORCE
+.PHONY: book test bench soak audit clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
@@ -30,6 +30,15 @@ test: $(ENV)
 
 bench: $(ENV)
 	$(BIN)/python benchmarks/run.py
+
+# The tests with more kills, examples and interruptions, their counts into the book's page "How this is tested".
+soak: $(ENV)
+	NCUTILS_SOAK=1 NCUTILS_COUNTS=results/tests.csv $(BIN)/python -m pytest
+
+# Known vulnerabilities of the pinned versions. It needs a network, and an environment of its own: it is no part of the book's.
+audit:
+	test -x _build/audit/bin/pip-audit || { $(PYTHON) -m venv _build/audit && _build/audit/bin/pip install --quiet pip-audit; }
+	_build/audit/bin/python assets/audit.py constraints.txt
 
 $(SITE)/_build/html/index.html: $(ENV) $(SITE)/_config.yml $(PAGES:%=$(SITE)/%) $(SCRIPTS) $(CHAPTERS:%=$(SITE)/chapters/%)
 	mkdir -p $(SITE)/static

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -52,3 +55,22 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
 def _percent(change: float) -> str:
     text = "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
     return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+
+
+def licences() -> pd.DataFrame:
+    """Each package that ncutils needs, its extras' included, with its installed version and the licence that it declares."""
+    rows = {}
+    for text in importlib.metadata.requires("ncutils"):
+        name = re.match(r"[\w.-]+", text)[0]
+        if name == "ncutils":
+            continue
+        try:
+            about = importlib.metadata.metadata(name)
+        except importlib.metadata.PackageNotFoundError:  # of an extra that is not installed
+            continue
+        named = [c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
+        licence = (
+            about.get("License-Expression") or ", ".join(named) or (about.get("License") or "unknown").split("\n")[0]
+        )
+        rows[name] = (name, about["Version"], licence)
+    return pd.DataFrame(rows.values(), columns=["package", "version", "licence"])

@@ -1,0 +1,146 @@
+"""Numbers that pages show, against the stored results, read here without the code that draws them.
+
+The scoreboard's are compared byte for byte in test_scoreboard.py. Here: captions, sentences and the table of an executed
+chapter, and the prose of the first pages.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ncutils import published
+from ncutils.sweeps import read_grid
+from tests.test_chapters import outputs, papermill, text_of
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {("sgd", 0): "SGD", ("adam", 0): "Adam", ("signum", 0): "Signum"}
+NAMES |= {(rule, 1): name + "W" for (rule, _), name in NAMES.items()}
+
+
+@pytest.fixture(scope="module")
+def stored() -> pd.DataFrame:
+    """One row a shipped run: its fields, first and last values as nc0_0, nc0, ...; straight from the Parquet files."""
+    rows = []
+    for path in (ROOT / "results").glob("*.parquet"):
+        records, frame = json.loads(pq.read_metadata(path).metadata[b"ncutils"]), pd.read_parquet(path)
+        for name, group in frame.groupby("run"):
+            record = records[name]
+            last = group.iloc[-1].drop("lr").to_dict()
+            start = {f"{column}_0": group.iloc[0][column] for column in ("nc0", "nc1", "nc2", "nc3")}
+            defaults = {"momentum": 0.9, "seed": 0, "coupled_wd": 0.0, "decoupled_wd": 0.0, "arch": "resnet9"}
+            rows.append(last | start | defaults | record["run"] | {"samples": record["info"]["n_train"]})
+    table = pd.DataFrame(rows)
+    table["optimizer"] = [NAMES.get((r.rule, int(r.decoupled_wd > 0))) for r in table.itertuples()]
+    return table
+
+
+@pytest.fixture(scope="module")
+def chapter(tmp_path_factory):
+    """Chapter 03 in the laptop profile: nothing is trained, all is read."""
+    folder = tmp_path_factory.mktemp("numbers")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("NCUTILS_RUNS", str(folder / "runs"))
+    done = papermill(
+        ROOT / "chapters/03_adamw.ipynb", folder / "out.ipynb", "-f", str(ROOT / "params/laptop/03_adamw.yaml")
+    )
+    patch.undo()
+    assert done.returncode == 0, done.stderr[-1000:]
+    return folder / "out.ipynb"
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*\.?\d*(?:e[-+]?\d+)?", text)]
+
+
+def main_runs(stored: pd.DataFrame, optimizer: str) -> pd.DataFrame:
+    given = yaml.safe_load((ROOT / "params/laptop/03_adamw.yaml").read_text())
+    lr = given["lr_sgd" if optimizer.startswith("SGD") else "lr"]
+    runs = stored[(stored.optimizer == optimizer) & (stored.samples == given["n_train"]) & (stored.lr == lr)]
+    runs = runs[(runs.dataset == given["dataset"]) & (runs.epochs == given["epochs"]) & (runs.width == given["width"])]
+    runs = runs[(runs.coupled_wd + runs.decoupled_wd).round(9) == given["wd"]]
+    assert len(runs) == given["n_seeds"]
+    return runs
+
+
+def test_captions_name_what_is_stored(chapter, stored, count):
+    captions, checked = [], 0
+    for output in outputs(chapter):
+        texts = re.findall(r"<text[^>]*>([^<]*)", output.get("data", {}).get("image/svg+xml", ""))
+        captions += [" ".join(texts[i : i + 2]) for i, text in enumerate(texts) if text.startswith("Profile ")]
+    assert len(captions) >= 5
+    for caption in captions:
+        part = re.match(
+            r"Profile laptop: (\S+), width (\d+), (\S+), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
+            r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs, (none|\d+) ",
+            caption,
+        )
+        assert part, caption
+        arch, width, dataset, images, epochs, rates, momenta, seeds, n, dropped = part.groups()
+        runs = stored[(stored.arch == arch) & (stored.width == int(width)) & (stored.dataset == dataset)]
+        runs = runs[(runs.samples == numbers(images)[0]) & (runs.epochs == int(epochs))]
+        for column, listed in (("lr", rates), ("momentum", momenta), ("seed", seeds)):
+            assert set(numbers(listed)) <= set(runs[column]), caption
+            runs = runs[runs[column].isin(numbers(listed))]
+        failed = int((runs.train_acc < 0.99).sum())
+        assert 0 < int(n) <= len(runs) and (0 if dropped == "none" else int(dropped)) <= failed, caption
+        checked += len(numbers(caption))
+    count("numbers found in the results", checked)
+
+
+def test_sentences_and_table_say_what_is_stored(chapter, stored, count):
+    claims = re.findall(r"(\w+) takes NC0 from ([\d.]+) to ([\d.e-]+) and ends with NC3 = (\d+\.\d+)", text_of(chapter))
+    assert {name for name, *_ in claims} == set(published.OPTIMIZERS)
+    for name, start, end, nc3 in claims:
+        runs = main_runs(stored, name)
+        assert start == f"{runs.nc0_0.mean():.3g}" and end == f"{runs.nc0.mean():.3g}", name
+        assert nc3 == f"{runs.nc3.mean():.2f}", name
+    (table,) = [t for o in outputs(chapter) for t in tables_of(o) if set(published.OPTIMIZERS) <= set(t.index)]
+    for name in published.OPTIMIZERS:
+        runs = main_runs(stored, name)
+        for column in ("nc0", "nc1", "nc2", "nc3"):
+            mean, spread = table.loc[name, (column.upper(), "here")].split()[:3:2]
+            assert mean == f"{runs[column].mean():.3g}" and spread == f"{runs[column].std():.2g}", (name, column)
+            assert float(table.loc[name, (column.upper(), "paper")]) == published.TABLE1[name][column]
+    count("numbers found in the results", 3 * len(claims) + 3 * 4 * 6)
+
+
+def tables_of(output) -> list[pd.DataFrame]:
+    """The tables with two rows of headings in an output."""
+    found = []
+    for html in re.findall(r"<table.*?</table>", output.get("data", {}).get("text/html", ""), re.DOTALL):
+        rows = []
+        for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL):
+            cells = re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row, re.DOTALL)
+            spans = [int((re.findall(r'colspan="(\d+)"', head) or [1])[0]) for head, _ in cells]
+            rows.append([re.sub(r"<[^>]*>", "", text) for (_, text), n in zip(cells, spans) for _ in range(n)])
+        if len(rows) > 2 and len(set(map(len, rows))) == 1 and "here" in rows[1]:
+            header = pd.MultiIndex.from_arrays([rows[0][1:], rows[1][1:]])
+            found.append(
+                pd.DataFrame([row[1:] for row in rows[2:]], index=[row[0] for row in rows[2:]], columns=header)
+            )
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "intro.md", "sweeps.md"])
+def test_the_prose_counts_what_is_there(page, count):
+    """Every number of three digits or more outside code, links and the scoreboard is a parameter, a count of a grid, or
+    in the paper's tables."""
+    known = set()
+    for path in (ROOT / "params").glob("*/*.yaml"):
+        known |= set(numbers(path.read_text()))
+    for path in (ROOT / "params").glob("*/grid.yaml"):
+        entries = read_grid(path)
+        known |= {len(entries), len({run.hash for _, run in entries})}
+    known |= {value for row in published.TABLE1.values() for value in row.values()}
+    known |= {v for row in published.TABLE1_CHANGE.values() for v in row.values() if v is not None}
+    text = (ROOT / page).read_text()
+    text = re.sub(r"<!-- scoreboard -->.*<!-- end of scoreboard -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|\{cite\}`[^`]*`|https?://\S+", " ", text, flags=re.DOTALL)
+    found = [n for n in numbers(text) if n >= 100]
+    assert not [n for n in found if n not in known]
+    count("numbers found in the results", len(found))
