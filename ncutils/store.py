@@ -39,8 +39,11 @@ class Store:
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
         path = self._path(run.hash)
-        if path.exists() and (history := self._own(path).get(run.hash)):
-            return history
+        if path.exists():
+            if history := self._own(path).get(run.hash):
+                return history
+            if path.exists():
+                self._set_aside(path, "it does not hold the run that it is named after")
         return next((found[run.hash] for found in self._shipped() if run.hash in found), None)
 
     def __contains__(self, run: Run) -> bool:
@@ -102,11 +105,14 @@ class Store:
         except FileNotFoundError:  # another process has just set it aside
             return {}
         except ValueError as error:
-            with contextlib.suppress(OSError):  # another process was faster, or the folder is read-only
-                set_aside(path, error)
-                return {}
-            warnings.warn(f"{path} is left out: {error}", stacklevel=3)
+            self._set_aside(path, error)
             return {}
+
+    def _set_aside(self, path: Path, reason) -> None:
+        try:
+            set_aside(path, reason)
+        except OSError:  # the folder is read-only, or another process was faster
+            warnings.warn(f"{path} is left out: {reason}", stacklevel=4)
 
     def _shipped(self) -> list[dict[str, History]]:
         return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
@@ -172,22 +178,30 @@ def _read_once(path: Path, modified: int) -> dict[str, History]:
 
 
 def _read(path: Path) -> dict[str, History]:
-    """The Histories in a file by hash. Raises ValueError where it is not whole or not a store's."""
+    """The Histories in a file by hash. Raises ValueError where it is not whole or not a store's.
+
+    A run that this version does not know (a notebook's own rule, a later version's field) is left out with a warning.
+    """
     content = pa.BufferReader(path.read_bytes())
     try:
         table = pq.read_table(content, page_checksum_verification=True)
         records = json.loads((table.schema.metadata or {})[_KEY])
-        found = {
-            name: History(
-                Run(**records[name]["run"]), group.drop(columns="run").reset_index(drop=True), records[name]["info"]
-            )
-            for name, group in table.to_pandas().groupby("run", sort=False)
+        frames = {
+            n: f.drop(columns="run").reset_index(drop=True) for n, f in table.to_pandas().groupby("run", sort=False)
         }
+        parts = [(name, records[name]["run"], frame, records[name]["info"]) for name, frame in frames.items()]
     except Exception as error:  # noqa: BLE001 - a file from a stranger can be wrong in any way
         text = " ".join(str(error).split())
         raise ValueError(
             f"it is not whole, or was not written by ncutils ({type(error).__name__}: {text:.200})"
         ) from None
-    if wrong := [name for name, history in found.items() if history.run.hash != name]:
-        raise ValueError(f"it holds a run under {wrong[0]!r}, which is not its hash")
+    found = {}
+    for name, fields, frame, info in parts:
+        try:
+            run = Run(**fields)
+            if run.hash != name:
+                raise ValueError("its hash is another one now")
+            found[name] = History(run, frame, info)
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"{path}: run {name} is not known to this version and left out: {error}", stacklevel=4)
     return found
