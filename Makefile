@@ -11,7 +11,7 @@ SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
 PAGES := _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*.png assets/*.gif)
 SCRIPTS := _build/npm/done
-CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet)
+CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet results/*.csv)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)

@@ -123,6 +123,7 @@ def test_names_are_the_six_of_the_paper():
     assert list(NAMES) == ["SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"]
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize("options", [{"rule": "lion"}, {"rule": "sgd", "decay_on": "some"}])
 def test_bad_input(options, model):
     with pytest.raises(ValueError, match="is not allowed: use"):

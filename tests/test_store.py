@@ -159,6 +159,7 @@ def test_pack(tmp_path, capsys):
     same(elsewhere.get(histories[0].run), histories[0])
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [(["--where", "wdth=8"], "unknown field 'wdth'"), (["--where", "dataset"], "FIELD=VALUE")],

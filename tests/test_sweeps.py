@@ -75,6 +75,7 @@ def test_dry_run_of_the_papers_grid_needs_no_data(capsys, monkeypatch, tmp_path)
     assert printed.startswith("3888 runs, 3564 distinct, 0 stored\n") and " days" in printed
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -231,6 +231,7 @@ def test_pooling_before_relu_is_the_same():
 # ---- bad input: one sentence that names the parameter and what is allowed
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -269,6 +270,7 @@ def test_named_runs_name_wd():
         Run.named("adamw", 0.1)
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("fields", "error", "sentence"),
     [
