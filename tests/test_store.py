@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -104,6 +105,25 @@ def test_a_file_that_cannot_be_used_is_named_set_aside_and_its_run_retrained(how
     path.write_bytes(content)
     with pytest.warns(UserWarning, match="is set aside"):
         assert store.histories() == [] and run not in store
+
+
+def test_a_wrong_byte_in_the_data_is_seen_or_does_not_matter(count):
+    """Pages of data have checksums; the footer with names and records has none."""
+    store, run = Store(), Run(**QUICK)
+    train_all([run], store, workers=1)
+    path = store.folder / f"{run.hash}.parquet"
+    content, history = path.read_bytes(), store.get(run)
+    data = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    places = np.random.default_rng(0).choice(data, 150, replace=False)
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = store.get(run)
+        if found:
+            pd.testing.assert_frame_equal(found.frame.drop(columns="gram"), history.frame.drop(columns="gram"))
+            assert np.array_equal(found.grams, history.grams)
+    count("damaged files set aside", len(places))
 
 
 @pytest.mark.counts("damaged files set aside")
