@@ -172,21 +172,21 @@ def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
     small = least_memory(Run(rule="adam", width=8, batch_size=1), shape, 10)
     assert small == 4 * of_weights + 4 * 256 * 64
     code = """
-import resource, torch
+import psutil, resource, torch
 from ncutils import data, training
-run, shape = training.Run(width=64, batch_size=128, lr=1e-3), (128, 3, 32, 32)
-images, labels = torch.randn(shape), torch.arange(128) % 10
+run, shape = training.Run(width=64, batch_size=256, lr=1e-3), (256, 3, 32, 32)
+images, labels = torch.randn(shape), torch.arange(256) % 10
 dataset = data.Dataset(images, labels, images, labels, 10)
 tiny, opt, order = training._begin(run.model_copy(update={"width": 1}), dataset, torch.device("cpu"))
 training._epoch(tiny, opt, images, labels, run, order)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
+before = psutil.Process().memory_info().rss
 training._epoch(*training._begin(run, dataset, torch.device("cpu"))[:2], images, labels, run, order)
-print(training.least_memory(run, shape, 10) / (peak() - before))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(training.least_memory(run, shape, 10) / (peak - before))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert 0.4 < float(done.stdout) < 1.05
+    assert 0.3 < float(done.stdout) < 1, done.stdout
 
 
 # ---- data

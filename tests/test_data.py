@@ -124,7 +124,8 @@ def test_bad_folders(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="2.png is not a readable image"):
         data.load("corrupt")
     make_folder(tmp_path / "empty")
-    (tmp_path / "empty/test/bird").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "empty" / split / "bird").mkdir()
     with pytest.raises(ValueError, match="bird holds no image"):
         data.load("empty")
     make_folder(tmp_path / "single", classes=("cat",))
