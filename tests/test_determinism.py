@@ -62,7 +62,7 @@ def test_here_there_and_in_any_order(tmp_path, monkeypatch, count):
 
 def test_two_threads_give_the_same_twice_and_elsewhere(count):
     """With the same number of threads. What another number changes is measured in the book."""
-    run = Run(lr=0.05, epochs=1, width=16)
+    run = Run(lr=0.05, epochs=2, width=16, n_train=256)
     first = train(run, "cpu", threads=2)
     same(train(run, "cpu", threads=2), first)
     in_a_process_of_its_own(
