@@ -274,7 +274,7 @@ def test_named_runs_name_wd():
 @pytest.mark.parametrize(
     ("fields", "error", "sentence"),
     [
-        ({"dataset": "CIFAR-10"}, ValueError, "dataset = 'CIFAR-10' is not known: use one of digits, digits3, MNIST"),
+        ({"dataset": "CIFAR-10"}, ValueError, "dataset = 'CIFAR-10' is not known: use one of digits, MNIST"),
         ({"n_train": 5000}, ValueError, "n_train = 5000 is not allowed: digits has 1437"),
         ({"n_test": 5000}, ValueError, "n_test = 5000 is not allowed: digits has 360"),
         ({"n_train": 129}, ValueError, "batch_size = 128 is not allowed with 129 training images"),
