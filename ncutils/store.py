@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,7 @@ from ncutils import project_folder, set_aside, write_whole
 from ncutils.training import History, Run
 
 _KEY = b"ncutils"
+_MANY = 100  # runs that are read anew before it pays to remember them
 
 
 class Store:
@@ -55,12 +57,39 @@ class Store:
         self.checkpoint(history.run).unlink(missing_ok=True)
 
     def histories(self) -> list[History]:
-        """Every stored History, the folder's before the shipped, each Run once."""
-        found = {}
-        for path in sorted(self.folder.glob("*.parquet")):
-            found |= self._own(path)
-        for shipped in self._shipped():
-            found = shipped | found
+        """Every stored History, the folder's before the shipped, each Run once. Frames are read when they are asked for.
+
+        What files with many runs hold, once read and found whole, is kept in the folder's .listed.json, and believed as long as a
+        file's time and size stay; without it, or where it is damaged, all is read again.
+        """
+        cache, found, new = self.folder / ".listed.json", {}, 0
+        try:
+            listed = json.loads(cache.read_bytes())
+            listed = listed if isinstance(listed, dict) else {}
+        except (OSError, ValueError):
+            listed = {}
+        kept = {}
+        for path in [*sorted(self.shipped.glob("*.parquet")), *sorted(self.folder.glob("*.parquet"))]:
+            try:
+                stat = path.stat()
+            except FileNotFoundError:  # another process has just set it aside
+                continue
+            state = [stat.st_mtime_ns, stat.st_size]
+            name = os.path.relpath(path, self.folder)
+            try:
+                runs = listed[name]["runs"] if listed[name]["state"] == state else None
+                here = None if runs is None else {n: _Listed(path, state[0], n, *parts) for n, parts in runs.items()}
+            except (LookupError, TypeError, ValueError):
+                here = None
+            if here is None:
+                here = self._own(path) if path.parent == self.folder else _read_once(path, state[0])
+                runs = {n: [h.run.model_dump(mode="json"), h.info, _last(h)] for n, h in here.items()}
+                new += len(runs)
+            kept[name] = {"state": state, "runs": runs}
+            found |= here
+        if new > _MANY:
+            with contextlib.suppress(OSError):
+                write_whole(cache, json.dumps(kept).encode())
         return list(found.values())
 
     @contextlib.contextmanager
@@ -118,6 +147,41 @@ class Store:
         return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
 
 
+class _Listed(History):
+    """A History known by its last row, its frame not yet read."""
+
+    def __init__(self, path: Path, modified: int, name: str, fields: dict, info: dict, last: dict):
+        run = Run(**fields)
+        if run.hash != name:
+            raise ValueError(f"{name} is another run's hash now")
+        self.__dict__.update(run=run, info=info, last=last, _at=(path, modified))
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        return _read_once(*self._at)[self.run.hash].frame
+
+    @functools.cached_property
+    def final(self) -> pd.Series:
+        return pd.Series(list(self.last.values()), index=_index(tuple(self.last)))
+
+
+@functools.cache
+def _index(names: tuple[str, ...]) -> pd.Index:
+    """Shared: to make one takes longer than all else about a row."""
+    return pd.Index(names)
+
+
+def _last(history: History) -> dict:
+    """The last row's numbers."""
+    if isinstance(history, _Listed):
+        return history.last
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in history.final.items()
+        if name != "gram"
+    }
+
+
 def write(histories: list[History], path: Path) -> None:
     """Histories into one Parquet file, whole or not at all."""
     frames = [h.frame.assign(run=h.run.hash) for h in histories]
@@ -158,7 +222,7 @@ def table(histories: list[History]) -> pd.DataFrame:
     rows = [
         {"run": h.run.hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
-        | h.final.drop("gram", errors="ignore").to_dict()
+        | _last(h)
         | {"valid": h.valid, "diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         # the Run's lr is the initial one; the last row's, the last epoch's
         | {"lr": h.run.lr, "final_lr": h.final["lr"]}

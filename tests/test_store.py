@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import subprocess
 import sys
@@ -157,6 +158,33 @@ def test_an_interrupted_write_leaves_what_was_there(monkeypatch):
     with pytest.raises(OSError, match="parquet cannot be written: Input/output error$"):
         store.put(train(Run(**QUICK, lr=0.5)))
     assert [f.name for f in store.folder.iterdir()] == [f"{history.run.hash}.parquet"]
+
+
+def test_a_long_list_is_remembered_until_a_file_changes(monkeypatch):
+    history, store = train(Run(**QUICK)), Store()
+    runs = [history.run.model_copy(update={"seed": seed}) for seed in range(5)]
+    for run in runs:
+        store.put(dataclasses.replace(history, run=run))
+    monkeypatch.setattr("ncutils.store._MANY", 3)
+    read = store.histories()
+    assert (store.folder / ".listed.json").exists()
+    counted, own = [], Store._own
+    monkeypatch.setattr(Store, "_own", lambda self, path: counted.append(path) or own(self, path))
+    listed = Store().histories()
+    assert not counted and len(listed) == 5
+    pd.testing.assert_frame_equal(table(read), table(listed))
+    for a, b in zip(read, listed):
+        assert a.valid == b.valid and a.final["nc0"] == b.final["nc0"]
+        same(a, b)
+    store.put(train(Run(**QUICK, lr=0.5)))
+    changed = store.folder / f"{runs[0].hash}.parquet"
+    changed.write_bytes(changed.read_bytes()[:-50])
+    with pytest.warns(UserWarning, match="is set aside"):
+        assert len(Store().histories()) == 5
+    assert len(counted) == 2
+    for damage in (b"", b"[]", b'{"x": 1}', (store.folder / ".listed.json").read_bytes()[:-9]):
+        (store.folder / ".listed.json").write_bytes(damage)
+        assert len(Store().histories()) == 5
 
 
 def test_runs_as_csv(capsys):
