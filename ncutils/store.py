@@ -17,15 +17,18 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ncutils import project_folder, set_aside, write_whole
 from ncutils.training import History, Run
+
+if TYPE_CHECKING:  # where it is used, pandas is imported: with pyarrow it takes longer than all else beside torch
+    import pandas as pd
 
 _KEY = b"ncutils"
 _MANY = 100  # runs that are read anew before it pays to remember them
@@ -162,12 +165,16 @@ class _Listed(History):
 
     @functools.cached_property
     def final(self) -> pd.Series:
+        import pandas as pd
+
         return pd.Series(list(self.last.values()), index=_index(tuple(self.last)))
 
 
 @functools.cache
 def _index(names: tuple[str, ...]) -> pd.Index:
     """Shared: to make one takes longer than all else about a row."""
+    import pandas as pd
+
     return pd.Index(names)
 
 
@@ -184,6 +191,8 @@ def _last(history: History) -> dict:
 
 def write(histories: list[History], path: Path) -> None:
     """Histories into one Parquet file, whole or not at all."""
+    import pandas as pd
+
     frames = [h.frame.assign(run=h.run.hash) for h in histories]
     records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info} for h in histories}
     table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
@@ -196,6 +205,8 @@ def write(histories: list[History], path: Path) -> None:
 def describe(path: Path, command: str, commit: str | None = None) -> None:
     """Writes a file's line in manifest.csv beside it: the command and the code's commit that made its runs (default: the
     present one), devices, seconds of training in all, number of runs, and of those that the paper's filter drops."""
+    import pandas as pd
+
     manifest = path.with_name("manifest.csv")
     known = pd.read_csv(manifest, index_col="file") if manifest.exists() else pd.DataFrame()
     git = ["git", "-C", str(project_folder(".")), "rev-parse", "--short", "HEAD"]
@@ -219,6 +230,8 @@ def summary(path: Path) -> dict:
 
 def table(histories: list[History]) -> pd.DataFrame:
     """One row a run: its hash, its optimizer's name, the Run's fields, the last measured row and how it was made."""
+    import pandas as pd
+
     rows = [
         {"run": h.run.hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()

@@ -17,10 +17,9 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import psutil
 import torch
 import torch.nn.functional as F
@@ -29,6 +28,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ncutils import data, metrics, set_aside, theory, write_whole
 from ncutils.models import ARCHITECTURES
 from ncutils.optimizers import NAMES, RULES, make_optimizer
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Part of every Run's hash: raise it when a change of the code changes what a Run gives.
 PROTOCOL = 1
@@ -356,6 +358,8 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "choices": CHOICES,
     }
+    import pandas as pd  # takes as long to import as all else beside torch, and not everyone trains
+
     return History(run, pd.DataFrame(rows), info)
 
 
