@@ -371,7 +371,8 @@ def _vit() -> Seen:
 
 
 def _imagenet(columns) -> Seen:
-    runs = [h for h in Store().histories() if h.run.arch == "resnet50"]
+    datasets = {p["dataset"] for p in _parameters("16_imagenet")}
+    runs = [h for h in Store().histories() if h.run.arch == "resnet50" and h.run.dataset in datasets]
     if any(h.run.dataset == "imagenet" for h in runs):
         text, shares = _pairs(_named(runs), "AdamW", columns)
         return Seen(text, shares, runs)
