@@ -35,9 +35,21 @@ def new_prose(chapter: Path, out: Path) -> bool:
     return True
 
 
+def name_what_died(out: Path) -> None:
+    """A killed kernel leaves no error in the notebook: the last cell that it began gets one."""
+    notebook = nbformat.read(out, as_version=4)
+    began = [c for c in notebook.cells if c.cell_type == "code" and c.execution_count is not None]
+    if began and not any(o.output_type == "error" for c in began for o in c.outputs):
+        began[-1].outputs.append(nbformat.v4.new_output("error", ename="DeadKernelError", evalue="the kernel died"))
+        nbformat.write(notebook, out)
+
+
 if __name__ == "__main__":
     chapter, out, parameters = map(Path, sys.argv[1:4])
     if sys.argv[4:] == ["--prose"] and new_prose(chapter, out):
         sys.exit()
     papermill = Path(sys.executable).with_name("papermill")
-    sys.exit(subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode)
+    status = subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode
+    if status and out.exists():
+        name_what_died(out)
+    sys.exit(status)

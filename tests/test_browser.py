@@ -252,33 +252,3 @@ def test_names_are_spelled_one_way(book, pages):
         for code in main.find_all(["code", "pre", "script", "cite"]):
             code.decompose()
         assert not re.findall(wrong, main.get_text()), page
-
-
-def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
-    """The rule behind `make book`: new prose keeps the outputs, new code does not."""
-    import nbformat
-
-    sys.path.insert(0, str(ROOT / "assets"))
-    from execute import new_prose
-
-    chapter, out = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4), tmp_path / "out.ipynb"
-    ran = nbformat.from_dict(chapter)
-    at = next(i for i, c in enumerate(ran.cells) if "parameters" in c.metadata.get("tags", [])) + 1
-    ran.cells.insert(
-        at, nbformat.v4.new_code_cell("# Parameters\nwidth = 4", metadata={"tags": ["injected-parameters"]})
-    )
-    ran.cells[-2].outputs = [nbformat.v4.new_output("stream", text="kept")] if ran.cells[-2].cell_type == "code" else []
-    nbformat.write(ran, out)
-    chapter = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4)
-    chapter.cells[0].source += "\n\nOne more sentence."
-    nbformat.write(chapter, tmp_path / "in.ipynb")
-    assert new_prose(tmp_path / "in.ipynb", out)
-    now = nbformat.read(out, 4)
-    assert "One more sentence." in now.cells[0].source and len(now.cells) == len(chapter.cells) + 1
-    assert [c.outputs for c in now.cells if c.cell_type == "code"] == [
-        c.outputs for c in ran.cells if c.cell_type == "code"
-    ]
-    next(c for c in chapter.cells if c.cell_type == "code").source += "\nmore = 1"
-    nbformat.write(chapter, tmp_path / "in.ipynb")
-    assert not new_prose(tmp_path / "in.ipynb", out)
-    assert not new_prose(tmp_path / "in.ipynb", tmp_path / "nothing.ipynb")

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from nbformat import v4
 
 from ncutils.chapters import check_parameters
 from ncutils.published import OPTIMIZERS, TABLE1_SETTING
@@ -177,3 +178,47 @@ def test_toc_names_every_chapter():
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{c.stem}" for c in CHAPTERS} <= files
     assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
+
+
+def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
+    """The rule behind `make book`: new prose keeps the outputs, new code does not."""
+    sys.path.insert(0, str(ROOT / "assets"))
+    from execute import new_prose
+
+    chapter, out = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4), tmp_path / "out.ipynb"
+    ran = nbformat.from_dict(chapter)
+    at = next(i for i, c in enumerate(ran.cells) if "parameters" in c.metadata.get("tags", [])) + 1
+    ran.cells.insert(at, v4.new_code_cell("# Parameters\nwidth = 4", metadata={"tags": ["injected-parameters"]}))
+    ran.cells[-2].outputs = [v4.new_output("stream", text="kept")] if ran.cells[-2].cell_type == "code" else []
+    nbformat.write(ran, out)
+    chapter = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4)
+    chapter.cells[0].source += "\n\nOne more sentence."
+    nbformat.write(chapter, tmp_path / "in.ipynb")
+    assert new_prose(tmp_path / "in.ipynb", out)
+    now = nbformat.read(out, 4)
+    assert "One more sentence." in now.cells[0].source and len(now.cells) == len(chapter.cells) + 1
+    assert [c.outputs for c in now.cells if c.cell_type == "code"] == [
+        c.outputs for c in ran.cells if c.cell_type == "code"
+    ]
+    next(c for c in chapter.cells if c.cell_type == "code").source += "\nmore = 1"
+    nbformat.write(chapter, tmp_path / "in.ipynb")
+    assert not new_prose(tmp_path / "in.ipynb", out)
+    assert not new_prose(tmp_path / "in.ipynb", tmp_path / "nothing.ipynb")
+
+
+def test_a_killed_kernel_is_named(tmp_path):
+    """As `make book` runs a chapter and then names what failed."""
+    parameters = v4.new_code_cell("epochs = 1", metadata={"tags": ["parameters"]})
+    cells = [parameters, v4.new_code_cell("import os; os._exit(1)"), v4.new_code_cell("epochs")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "in.ipynb")
+    (tmp_path / "p.yaml").write_text("epochs: 2\n")
+    out = tmp_path / "out" / "05_dies.ipynb"
+    out.parent.mkdir()
+    execute = [sys.executable, ROOT / "assets/execute.py", tmp_path / "in.ipynb", out, tmp_path / "p.yaml"]
+    assert subprocess.run(execute, capture_output=True, check=False).returncode
+    done = subprocess.run(
+        [sys.executable, ROOT / "assets/failures.py", out.parent], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "chapter 05_dies failed in cell 3: DeadKernelError: the kernel died"
