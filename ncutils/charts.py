@@ -262,12 +262,16 @@ def _menu(name: str, options: list, value, label: str | None = None) -> alt.Para
 
 
 def _menus(table: pd.DataFrame, fields, start: dict, side: str = "") -> tuple[list[alt.Parameter], str]:
-    """A menu a field, and the expression of a row's distance from what they say."""
-    menus, cost = [], []
+    """A menu a field that some network, data set and optimizer has several values of, and the expression of a row's distance
+    from what they say."""
+    menus, cost = [], ["0"]
+    kinds = ["arch", "dataset", "optimizer"]
     for field in fields:
         options = list(dict.fromkeys(table[field]))
         if not isinstance(options[0], str):
-            options = sorted(options)
+            options = sorted(options) if table.groupby(kinds)[field].nunique().max() > 1 else options[:1]
+        if len(options) == 1:
+            continue
         label = f"{side}: {_NAMES.get(field, field)}" if side else None
         menus.append(_menu(field + side, options, start[field], label))
         cost.append(_COSTS[field].format(field + side))
