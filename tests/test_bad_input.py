@@ -318,7 +318,7 @@ def test_metrics_of_what_is_no_measurement(arguments, sentence):
     [
         ({"width": "wide"}, "ValueError: width = 'wide' is not allowed"),
         ({"width": 100_000}, "MemoryError: width = 100000 is not allowed here"),
-        ({"device": "tpu9"}, "ValueError: device = 'tpu9' is not to be had here"),
+        ({"device": "tpu9", "epochs": 3}, "ValueError: device = 'tpu9' is not to be had here"),
     ],
 )
 def test_chapters(parameters, sentence, tmp_path):
