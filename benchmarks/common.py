@@ -82,7 +82,7 @@ def machine() -> str:
 
 
 def table(rows: list[dict]) -> str:
-    columns = [name for name in rows[0] if name != "why"]
+    columns = [name for name in rows[0] if name not in ("why", "script")]
     lines = [columns, *([r[c] for c in columns] for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)

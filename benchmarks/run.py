@@ -1,6 +1,7 @@
 """All benchmarks, each in a process of its own: prints one table and keeps it in results/bench.json.
 
-The page "What a run costs" shows that file. A script beside this one that ends in `main(rows)` takes part.
+The page "What a run costs" shows that file. A script beside this one that ends in `main(rows)` takes part. `run.py NAME ...`
+measures the named scripts alone and keeps the other rows as they are.
 """
 
 import datetime
@@ -15,9 +16,11 @@ from common import PAIRS, TOY, machine, table
 from ncutils import project_folder
 
 if __name__ == "__main__":
-    here, found, failed = Path(__file__).parent, [], []
+    here, failed = Path(__file__).parent, []
+    known = project_folder("results/bench.json")
+    found = json.loads(known.read_text())["rows"] if len(sys.argv) > 1 else []
     for script in sorted(here.glob("*.py")):
-        if "\n    main(rows)\n" not in script.read_text():
+        if "\n    main(rows)\n" not in script.read_text() or sys.argv[1:] and script.name not in sys.argv:
             continue
         print(script.name, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -25,7 +28,8 @@ if __name__ == "__main__":
             if subprocess.run([sys.executable, script, out], check=False).returncode:
                 failed.append(script.name)
             else:
-                found += json.loads(out.read_text())
+                rows = [row | {"script": script.name} for row in json.loads(out.read_text())]
+                found = [row for row in found if row["script"] != script.name] + rows
     print(f"{machine()}; medians of {PAIRS} pairs")
     print(table(found))
     git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
@@ -38,5 +42,6 @@ if __name__ == "__main__":
     }
     if failed:
         sys.exit(f"failed, so that nothing was kept: {', '.join(failed)}")
+    found.sort(key=lambda row: row["script"])  # stable: a script's rows stay in their order
     if not TOY:
-        project_folder("results/bench.json").write_text(json.dumps(kept, indent=1) + "\n")
+        known.write_text(json.dumps(kept, indent=1) + "\n")

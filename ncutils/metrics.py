@@ -192,7 +192,7 @@ def _within_class_pass(features, labels, means, w, bias):
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
     agree = torch.zeros((), dtype=torch.int64, device=means.device)
     rows = max(_rows(p), projection.shape[1])  # a product with fewer rows than columns would take longer
-    block = rows * max(1, 16384 // rows)
+    block = rows * max(1, min(16384, 2**22 // projection.shape[1]) // rows)  # at most 16 MB of products, or one part's
     deviation = torch.empty(min(rows, n), p, dtype=dtype, device=means.device)
     projected = torch.empty(min(block, n), projection.shape[1], dtype=dtype, device=means.device)
     for h, y in zip(features.detach().split(block), labels.to(torch.int64).split(block)):
