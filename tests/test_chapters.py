@@ -180,6 +180,19 @@ def test_toc_names_every_chapter():
     assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
 
 
+def test_launch_buttons_come_with_a_repository_alone(tmp_path):
+    def config(*options):
+        make = ["make", f"{tmp_path}/_config.yml", f"SITE={tmp_path}", *options]
+        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return yaml.safe_load((tmp_path / "_config.yml").read_text())
+
+    assert not {"repository", "launch_buttons"} & set(config())
+    given = config("REPOSITORY=https://github.com/owner/name")
+    assert given["repository"]["url"] == "https://github.com/owner/name"
+    assert set(given["launch_buttons"]) == {"binderhub_url", "colab_url"}
+
+
 def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
     """The rule behind `make book`: new prose keeps the outputs, new code does not."""
     sys.path.insert(0, str(ROOT / "assets"))
