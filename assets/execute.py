@@ -38,7 +38,9 @@ def new_prose(chapter: Path, out: Path) -> bool:
 def name_what_died(out: Path) -> None:
     """A killed kernel leaves no error in the notebook: the last cell that it began gets one."""
     notebook = nbformat.read(out, as_version=4)
-    began = [c for c in notebook.cells if c.cell_type == "code" and c.execution_count is not None]
+    code_cells = [c for c in notebook.cells if c.cell_type == "code"]
+    # not by execution_count: a kernel may die before it has told that
+    began = [c for c in code_cells if c.metadata.get("papermill", {}).get("start_time")]
     if began and not any(o.output_type == "error" for c in began for o in c.outputs):
         began[-1].outputs.append(nbformat.v4.new_output("error", ename="DeadKernelError", evalue="the kernel died"))
         nbformat.write(notebook, out)
