@@ -1,9 +1,10 @@
 """Runs on disk: found by content, written whole or not at all.
 
-A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash, the file's metadata has a
-record (`run`, `info`) for each hash. The store's folder (NCUTILS_RUNS, default runs/ in the project) has one file a
-run, written to a temporary name and renamed; one that cannot be read is set aside. The results that ship with the book
-(files of many runs in results/) read as if they were there.
+A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash; the file's metadata has for
+each hash a record (`run`, `info`, and `last`, the last row), and a checksum of records and data. The store's folder
+(NCUTILS_RUNS, default runs/ in the project) has one file a run, written to a temporary name and renamed; one that
+cannot be read is set aside. The results that ship with the book (files of many runs in results/) read as if they were
+there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import json
 import os
 import subprocess
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
@@ -30,8 +31,7 @@ from ncutils.training import History, Run
 if TYPE_CHECKING:  # where it is used, pandas is imported: with pyarrow it takes longer than all else beside torch
     import pandas as pd
 
-_KEY = b"ncutils"
-_MANY = 100  # runs that are read anew before it pays to remember them
+_KEY, _CHECKSUM = b"ncutils", b"crc32"
 
 
 class Store:
@@ -46,8 +46,12 @@ class Store:
         path = self._path(run.hash)
         if path.exists():
             if history := self._own(path).get(run.hash):
-                return history
-            if path.exists():
+                try:
+                    history.frame  # noqa: B018 - read now: what is wrong with it shows here
+                    return history
+                except ValueError as error:
+                    self._set_aside(path, error)
+            elif path.exists():
                 self._set_aside(path, "it does not hold the run that it is named after")
         return next((found[run.hash] for found in self._shipped() if run.hash in found), None)
 
@@ -60,39 +64,10 @@ class Store:
         self.checkpoint(history.run).unlink(missing_ok=True)
 
     def histories(self) -> list[History]:
-        """Every stored History, the folder's before the shipped, each Run once. Frames are read when they are asked for.
-
-        What files with many runs hold, once read and found whole, is kept in the folder's .listed.json, and believed as long as a
-        file's time and size stay; without it, or where it is damaged, all is read again.
-        """
-        cache, found, new = self.folder / ".listed.json", {}, 0
-        try:
-            listed = json.loads(cache.read_bytes())
-            listed = listed if isinstance(listed, dict) else {}
-        except (OSError, ValueError):
-            listed = {}
-        kept = {}
-        for path in [*sorted(self.shipped.glob("*.parquet")), *sorted(self.folder.glob("*.parquet"))]:
-            try:
-                stat = path.stat()
-            except FileNotFoundError:  # another process has just set it aside
-                continue
-            state = [stat.st_mtime_ns, stat.st_size]
-            name = os.path.relpath(path, self.folder)
-            try:
-                runs = listed[name]["runs"] if listed[name]["state"] == state else None
-                here = None if runs is None else {n: _Listed(path, state[0], n, *parts) for n, parts in runs.items()}
-            except (LookupError, TypeError, ValueError):
-                here = None
-            if here is None:
-                here = self._own(path) if path.parent == self.folder else _read_once(path, state[0])
-                runs = {n: [h.run.model_dump(mode="json"), h.info, _last(h)] for n, h in here.items()}
-                new += len(runs)
-            kept[name] = {"state": state, "runs": runs}
-            found |= here
-        if new > _MANY:
-            with contextlib.suppress(OSError):
-                write_whole(cache, json.dumps(kept).encode())
+        """Every stored History, the folder's before the shipped, each Run once. Frames are read when they are asked for."""
+        found = {}
+        for runs in [*self._shipped(), *(self._own(path) for path in sorted(self.folder.glob("*.parquet")))]:
+            found |= runs
         return list(found.values())
 
     @contextlib.contextmanager
@@ -150,56 +125,40 @@ class Store:
         return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
 
 
-class _Listed(History):
-    """A History known by its last row, its frame not yet read."""
+class _Stored(History):
+    """A History of which the record is known, and the frame is read when it is asked for.
 
-    def __init__(self, path: Path, modified: int, name: str, fields: dict, info: dict, last: dict):
-        run = Run(**fields)
-        if run.hash != name:
-            raise ValueError(f"{name} is another run's hash now")
-        self.__dict__.update(run=run, info=info, last=last, _at=(path, modified))
+    Raises ValueError, naming the file, where the frame is not the one that the record describes.
+    """
+
+    def __init__(self, run: Run, info: dict, last: dict, at: tuple[Path, int]):
+        self.__dict__.update(run=run, info=info, last=last, _at=at)
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
-        return _read_once(*self._at)[self.run.hash].frame
-
-    @functools.cached_property
-    def final(self) -> pd.Series:
-        import pandas as pd
-
-        return pd.Series(list(self.last.values()), index=_index(tuple(self.last)))
-
-
-@functools.cache
-def _index(names: tuple[str, ...]) -> pd.Index:
-    """Shared: to make one takes longer than all else about a row."""
-    import pandas as pd
-
-    return pd.Index(names)
-
-
-def _last(history: History) -> dict:
-    """The last row's numbers."""
-    if isinstance(history, _Listed):
-        return history.last
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in history.final.items()
-        if name != "gram"
-    }
+        frame = _frames(*self._at).get(self.run.hash)
+        if frame is None or repr(History(self.run, frame).last) != repr(self.last):
+            raise ValueError(f"it does not end with the row that its record names: {self._at[0]}")
+        return frame
 
 
 def write(histories: list[History], path: Path) -> None:
     """Histories into one Parquet file, whole or not at all."""
     import pandas as pd
 
-    frames = [h.frame.assign(run=h.run.hash) for h in histories]
-    records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info} for h in histories}
-    table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: json.dumps(records).encode()})
+    frame = pd.concat([h.frame.assign(run=h.run.hash) for h in histories], ignore_index=True)
+    records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.last} for h in histories}
+    record = json.dumps(records).encode()
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
     content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
+    with pq.ParquetWriter(content, table.schema, compression="zstd", write_statistics=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_KEY: record, _CHECKSUM: _checksum(content.getvalue(), record)})
     write_whole(path, content.getvalue())
+
+
+def _checksum(data: bytes, record: bytes) -> bytes:
+    return b"%d" % zlib.crc32(record, zlib.crc32(data))
 
 
 def describe(path: Path, command: str, commit: str | None = None) -> None:
@@ -235,10 +194,10 @@ def table(histories: list[History]) -> pd.DataFrame:
     rows = [
         {"run": h.run.hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
-        | _last(h)
+        | h.last
         | {"valid": h.valid, "diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         # the Run's lr is the initial one; the last row's, the last epoch's
-        | {"lr": h.run.lr, "final_lr": h.final["lr"]}
+        | {"lr": h.run.lr, "final_lr": h.last["lr"]}
         for h in histories
     ]
     return pd.DataFrame(rows)
@@ -259,26 +218,40 @@ def _read(path: Path) -> dict[str, History]:
 
     A run that this version does not know (a notebook's own rule, a later version's field) is left out with a warning.
     """
-    content = pa.BufferReader(path.read_bytes())
+    modified, content = path.stat().st_mtime_ns, path.read_bytes()
     try:
-        table = pq.read_table(content, page_checksum_verification=True)
-        records = json.loads((table.schema.metadata or {})[_KEY])
-        frames = {
-            n: f.drop(columns="run").reset_index(drop=True) for n, f in table.to_pandas().groupby("run", sort=False)
-        }
-        parts = [(name, records[name]["run"], frame, records[name]["info"]) for name, frame in frames.items()]
+        metadata = pq.ParquetFile(pa.BufferReader(content)).metadata.metadata
+        data = content[: -8 - int.from_bytes(content[-8:-4], "little")]  # before the metadata, their length and PAR1
+        if metadata[_CHECKSUM] != _checksum(data, metadata[_KEY]):
+            raise ValueError("its checksum is wrong")
+        records = json.loads(metadata[_KEY])
+        parts = [(name, record["run"], record["info"], record["last"]) for name, record in records.items()]
     except Exception as error:  # noqa: BLE001 - a file from a stranger can be wrong in any way
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"it is not whole, or was not written by ncutils ({type(error).__name__}: {text:.200})"
-        ) from None
+        raise _not_ours(error) from None
     found = {}
-    for name, fields, frame, info in parts:
+    for name, fields, info, last in parts:
         try:
             run = Run(**fields)
             if run.hash != name:
                 raise ValueError("its hash is another one now")
-            found[name] = History(run, frame, info)
+            found[name] = _Stored(run, info, last, (path, modified))
         except (ValueError, TypeError) as error:
             warnings.warn(f"{path}: run {name} is not known to this version and left out: {error}", stacklevel=4)
     return found
+
+
+@functools.lru_cache(32)  # enough for the shipped files, which hold many runs each
+def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
+    """The frames in a file by hash of their run. Raises ValueError where they cannot be read."""
+    try:
+        frame = pq.read_table(pa.BufferReader(path.read_bytes())).to_pandas()
+        return {
+            name: rows.drop(columns="run").reset_index(drop=True) for name, rows in frame.groupby("run", sort=False)
+        }
+    except Exception as error:  # noqa: BLE001 - as above
+        raise ValueError(f"{_not_ours(error)}: {path}") from None
+
+
+def _not_ours(error: Exception) -> ValueError:
+    text = " ".join(str(error).split())
+    return ValueError(f"it is not whole, or was not written by ncutils ({type(error).__name__}: {text:.200})")

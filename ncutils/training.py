@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -137,9 +138,18 @@ class History:
     frame: pd.DataFrame
     info: dict = field(default_factory=dict)
 
+    @functools.cached_property
+    def last(self) -> dict:
+        """The last row's numbers, without `gram`."""
+        row = self.frame.iloc[-1].drop("gram", errors="ignore")
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+
     @property
     def final(self) -> pd.Series:
-        return self.frame.iloc[-1]
+        """The same as a Series."""
+        import pandas as pd
+
+        return pd.Series(self.last)
 
     @property
     def grams(self) -> np.ndarray:
@@ -154,7 +164,7 @@ class History:
     @property
     def valid(self) -> bool:
         """The paper's filter: not diverged, at least 99 % training accuracy; 50 % for a transformer (its Figure 45)."""
-        return not self.diverged and bool(self.final["train_acc"] >= self.least_accuracy)
+        return not self.diverged and bool(self.last["train_acc"] >= self.least_accuracy)
 
     @property
     def least_accuracy(self) -> float:

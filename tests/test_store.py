@@ -1,19 +1,21 @@
-import dataclasses
 import io
 import subprocess
 import sys
 import warnings
+import zlib
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from ncutils import store as stores
 from ncutils import sweeps
 from ncutils.__main__ import main
 from ncutils.store import Store, table, write
 from ncutils.sweeps import train_all
 from ncutils.training import Run, train
+from tests.conftest import SOAK
 
 QUICK = {"epochs": 2, "width": 2, "measure": "ends"}
 
@@ -67,9 +69,14 @@ def test_a_failing_run_leaves_the_finished_ones():
 
 
 def with_records(content: bytes, old: bytes, new: bytes) -> bytes:
-    table = pq.read_table(io.BytesIO(content))
-    records = table.schema.metadata[b"ncutils"].replace(old, new)
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"ncutils": records}), out := io.BytesIO())
+    """A store's file with other records, as another program would write them: the checksum is right."""
+    table, record = pq.read_table(io.BytesIO(content)), pq.read_metadata(io.BytesIO(content)).metadata[b"ncutils"]
+    assert old in record
+    record = record.replace(old, new)
+    with pq.ParquetWriter(out := io.BytesIO(), table.schema) as writer:
+        writer.write_table(table)
+        checksum = zlib.crc32(record, zlib.crc32(out.getvalue()))
+        writer.add_key_value_metadata({b"ncutils": record, b"crc32": str(checksum)})
     return out.getvalue()
 
 
@@ -108,22 +115,21 @@ def test_a_file_that_cannot_be_used_is_named_set_aside_and_its_run_retrained(how
         assert store.histories() == [] and run not in store
 
 
-def test_a_wrong_byte_in_the_data_is_seen_or_does_not_matter(count):
-    """Pages of data have checksums; the footer with names and records has none."""
+def test_a_wrong_byte_anywhere_is_seen_or_does_not_matter(count):
     store, run = Store(), Run(**QUICK)
     train_all([run], store, workers=1)
     path = store.folder / f"{run.hash}.parquet"
     content, history = path.read_bytes(), store.get(run)
-    data = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    places = np.random.default_rng(0).choice(data, 150, replace=False)
+    metadata = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    draw = np.random.default_rng(0).choice
+    places = [*draw(metadata, 150, replace=False), *range(metadata, len(content), 1 if SOAK else 20)]
     for place in places:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = store.get(run)
         if found:
-            pd.testing.assert_frame_equal(found.frame.drop(columns="gram"), history.frame.drop(columns="gram"))
-            assert np.array_equal(found.grams, history.grams)
+            same(found, history)
     count("damaged files set aside", len(places))
 
 
@@ -160,31 +166,41 @@ def test_an_interrupted_write_leaves_what_was_there(monkeypatch):
     assert [f.name for f in store.folder.iterdir()] == [f"{history.run.hash}.parquet"]
 
 
-def test_a_long_list_is_remembered_until_a_file_changes(monkeypatch):
-    history, store = train(Run(**QUICK)), Store()
-    runs = [history.run.model_copy(update={"seed": seed}) for seed in range(5)]
-    for run in runs:
-        store.put(dataclasses.replace(history, run=run))
-    monkeypatch.setattr("ncutils.store._MANY", 3)
-    read = store.histories()
-    assert (store.folder / ".listed.json").exists()
-    counted, own = [], Store._own
-    monkeypatch.setattr(Store, "_own", lambda self, path: counted.append(path) or own(self, path))
-    listed = Store().histories()
-    assert not counted and len(listed) == 5
-    pd.testing.assert_frame_equal(table(read), table(listed))
-    for a, b in zip(read, listed):
-        assert a.valid == b.valid and a.final["nc0"] == b.final["nc0"]
-        same(a, b)
-    store.put(train(Run(**QUICK, lr=0.5)))
-    changed = store.folder / f"{runs[0].hash}.parquet"
-    changed.write_bytes(changed.read_bytes()[:-50])
+def test_a_list_reads_no_frame_until_it_is_asked_for(monkeypatch):
+    store, trained = Store(), [train(Run(seed=seed, **QUICK)) for seed in range(3)]
+    for history in trained:
+        store.put(history)
+    frames, read = [], stores._frames
+    monkeypatch.setattr(stores, "_frames", lambda *at: frames.append(at) or read(*at))
+    listed = store.histories()
+    pd.testing.assert_frame_equal(table(sorted(listed, key=lambda h: h.run.seed)), table(trained), check_exact=True)
+    assert not any(h.valid for h in listed) and not frames
+    for history in listed:
+        same(history, trained[history.run.seed])
+    assert len(frames) == 3
+
+
+@pytest.mark.counts("damaged files set aside")
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda content: content[:-9], "it is not whole, .*"),
+        (
+            lambda content: with_records(content, b'"nc0"', b'"nc9"'),
+            "it does not end with the row that its record names",
+        ),
+    ],
+)
+def test_a_frame_that_is_not_what_the_list_said_is_an_error_that_names_the_file(damage, sentence):
+    store, run = Store(), Run(**QUICK)
+    store.put(train(run))
+    (listed,) = store.histories()
+    (path,) = store.folder.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{sentence}: .*{path.name}$"):
+        (listed if "whole" in sentence else store.histories()[0]).frame  # noqa: B018
     with pytest.warns(UserWarning, match="is set aside"):
-        assert len(Store().histories()) == 5
-    assert len(counted) == 2
-    for damage in (b"", b"[]", b'{"x": 1}', (store.folder / ".listed.json").read_bytes()[:-9]):
-        (store.folder / ".listed.json").write_bytes(damage)
-        assert len(Store().histories()) == 5
+        assert run not in store
 
 
 def test_runs_as_csv(capsys):
