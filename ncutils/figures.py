@@ -60,7 +60,7 @@ def caption(histories: list[History], profile: str) -> str:
     if not dropped:
         return text + f", none dropped (all reach {least})."
     reasons = f"{len(dropped) - diverged} under {least}, {diverged} diverged"
-    return text + f", {len(dropped)} of them fail the paper's filter ({reasons})."
+    return text + f", {len(dropped)} of them {'fails' if len(dropped) == 1 else 'fail'} the paper's filter ({reasons})."
 
 
 def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws: dict | None = None):

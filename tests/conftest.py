@@ -3,8 +3,11 @@
 import collections
 import csv
 import os
+import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +60,21 @@ def own_store(tmp_path, monkeypatch):
     monkeypatch.setattr("ncutils.store.project_folder", lambda name: tmp_path / name)
     data._load.cache_clear()
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def quick_book(tmp_path_factory):
+    """The folder of `make book` at the quick profile, built from the results that ship: chapters/ executed, _build/html."""
+    if not shutil.which("npm"):
+        pytest.skip("needs npm, which brings the explorers' scripts into the book")
+    folder = tmp_path_factory.mktemp("book")
+    command = ["make", "book", f"SITE={folder}", f"BIN={Path(sys.executable).parent}", "ENV="]
+    environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    return folder
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
     axis = figure.axes[0]
     assert axis.lines[0].get_xdata().tolist() == [0.1, 1] and axis.lines[0].get_ydata().tolist() == [2, 0.5]
     text = figure.texts[-1].get_text()
-    assert "4 runs, 1 of them fail the paper's filter (1 under 99 % training accuracy, 0 diverged)" in text
+    assert "4 runs, 1 of them fails the paper's filter (1 under 99 % training accuracy, 0 diverged)" in text
     nothing = figures.scatter({"Adam": [runs[-1]]}, "test", fit=True)
     assert all(axis.texts[0].get_text() == "no valid run" for axis in nothing.axes)
     heat = figures.heat_maps([history("SGD", w, 1 / (1 + w), momentum=m) for w in (0, 1) for m in (0, 0.9)], "test")

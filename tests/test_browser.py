@@ -1,10 +1,7 @@
 """The built book in a real browser: opened from disk, no kernel, no network."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -28,18 +25,10 @@ CONTROLS = ".chart-menus select, .chart-menus input, .jupyter-widgets select, .w
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    """`make book` at the quick profile, from the results that ship."""
-    if not shutil.which("npm"):
-        pytest.skip("needs npm, which brings the explorers' scripts into the book")
-    folder = tmp_path_factory.mktemp("book")
-    command = ["make", "book", f"SITE={folder}", f"BIN={Path(sys.executable).parent}", "ENV="]
-    environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
-    moved = tmp_path_factory.mktemp("stick") / "book"  # as on a USB stick: nothing beside the built folder
-    shutil.move(folder / "_build" / "html", moved)
-    return moved
+def book(quick_book, tmp_path_factory):
+    """The built pages, moved as to a USB stick: nothing beside the folder."""
+    copied = tmp_path_factory.mktemp("stick") / "book"
+    return shutil.copytree(quick_book / "_build" / "html", copied)
 
 
 @pytest.fixture(scope="module")
