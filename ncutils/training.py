@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import reprlib
 import sys
 import time
@@ -412,12 +413,22 @@ def _restore(checkpoint: Path, run: Run, model, optimizer, order) -> tuple:
 def _check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
     """Refuses a network that cannot fit, before memory runs out."""
     least = least_memory(run, dataset.train_images.shape, dataset.n_classes)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
     if least > free:
         raise MemoryError(
             f"width = {run.width} is not allowed here: {run.arch} at batch_size {run.batch_size} on {len(dataset.train_labels):,} "
             f"samples takes at least {least / 1e9:,.1f} GB of memory, {free / 1e9:.1f} GB are free; use a smaller width or batch"
         )
+
+
+def _free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still take: of the machine's memory, or of a container's share of it."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limit, used = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = re.search(r"^inactive_file (\d+)", (limits / "memory.stat").read_text(), re.MULTILINE)
+        free = min(free, limit - used + int(cached[1] if cached else 0))
+    return free
 
 
 def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:

@@ -165,6 +165,16 @@ def test_networks_that_do_not_fit_are_refused_with_the_estimate(fields):
         train(Run(epochs=1, **fields), device="cpu")
 
 
+def test_a_containers_limit_counts_as_free_memory(tmp_path):
+    """As Docker, Kubernetes or Binder set it: what is cached of files can be given up."""
+    whole = training._free_memory(tmp_path)
+    for name, text in {"current": "600000000", "stat": "anon 1\ninactive_file 100000000\n", "max": "max"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert 0.5 < training._free_memory(tmp_path) / whole < 2
+    (tmp_path / "memory.max").write_text("700000000\n")
+    assert training._free_memory(tmp_path) == 200_000_000
+
+
 def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
     """Weights and Adam's two states to the byte; against the memory that a step really takes."""
     shape = (256, 3, 32, 32)
