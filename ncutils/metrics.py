@@ -177,17 +177,8 @@ def _within_class_pass(features, labels, means, w, bias):
     ||h - mu_k||^2 = ||d||^2 + 2 d.(mu_y - mu_k) + ||mu_y - mu_k||^2, where M^T d = U diag(s^2) a.
     """
     dtype, (n, p) = _working_dtype(features), features.shape
-    centred = means - means.mean(0)
-    u, s, vt = _between_class_svd(centred, means.norm(), dtype)
-    rank = len(s)
-    # of each class's mean: logits above its own class's, squared distances to the other means
-    logits = means @ w.T + (0 if bias is None else bias.detach().double())
-    logits = (logits - logits.diagonal()[:, None]).to(dtype)
-    gram = centred @ centred.T
-    distances = (gram.diagonal()[:, None] + gram.diagonal() - 2 * gram).to(dtype)
-    projection = torch.cat([vt / s[:, None], w]).T.to(dtype)
-    projection = F.pad(projection, (0, -projection.shape[1] % 4))  # a multiple of 4 multiplies faster
-    mu, to_means = means.to(dtype), (u * s**2).T.to(dtype)
+    rank, projection, to_means, logits, distances = _tables(means, w, bias, dtype)
+    mu = means.to(dtype)
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
     agree = torch.zeros((), dtype=torch.int64, device=means.device)
@@ -202,9 +193,27 @@ def _within_class_pass(features, labels, means, w, bias):
             torch.sub(h_part, d, out=d)
             torch.mm(d, projection, out=out[: len(h_part)])
         a, d_w = projected[: len(h), :rank], projected[: len(h), rank : rank + len(w)]
-        spread += a.square().sum(dtype=torch.float64)
-        agree += (d_w.add_(logits[y]).argmax(1) == torch.addmm(distances[y], a, to_means, alpha=-2).argmin(1)).sum()
+        spread += a.square().sum(1).sum(dtype=torch.float64)
+        agree += (d_w.add_(logits[y]).argmax(1) == distances[y].addmm_(a, to_means, alpha=-2).argmin(1)).sum()
     return spread / n if rank else math.nan, agree.double() / n
+
+
+def _tables(means, w, bias, dtype):
+    """What the pass over the features takes from the means and weights, in the features' precision.
+
+    Returns the rank r of M; [V / s, W^T], [p, r + K] and up to 3 columns of zeros; diag(s^2) U^T [r, K]; and of each
+    class's mean [K, K]: the logits above its own class's, and the squared distances to the other means.
+    """
+    centred = means - means.mean(0)
+    u, s, vt = _between_class_svd(centred, means.norm(), dtype)
+    empty = means.new_zeros(-(len(s) + len(w)) % 4, means.shape[1])  # a multiple of 4 columns multiplies faster
+    projection = torch.cat([part.to(dtype) for part in (vt.div_(s[:, None]), w, empty)]).T
+    del vt  # p K float64 numbers
+    logits = means @ w.T + (0 if bias is None else bias.detach().double())
+    logits -= logits.diagonal().clone()[:, None]
+    gram = centred @ centred.T
+    distances = gram.diagonal()[:, None] + gram.diagonal() - 2 * gram
+    return len(s), projection, (u * s**2).T.to(dtype), logits.to(dtype), distances.to(dtype)
 
 
 def _distance_to_etf(rows, etf):
