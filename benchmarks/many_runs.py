@@ -45,7 +45,7 @@ def rows():
     growth = {
         "samples, of the metrics": lambda n: nc_metrics(images[: 7500 * n], labels[: 7500 * n], weight),
         "samples, of training": lambda n: one_after_another(
-            digits(1, dataset="separable", n_train=250 * n, batch_size=125)
+            digits(1, dataset="separable", n_train=250 * n, batch_size=125, epochs=5 * EPOCHS)
         ),
         "epochs": lambda n: one_after_another(digits(1, epochs=5 * n)),
         "runs": lambda n: side_by_side(digits(n), workers=1),

@@ -244,7 +244,7 @@ def _read(path: Path) -> dict[str, History]:
 def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
     """The frames in a file by hash of their run. Raises ValueError where they cannot be read."""
     try:
-        frame = pq.read_table(pa.BufferReader(path.read_bytes())).to_pandas()
+        frame = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pandas()
         return {
             name: rows.drop(columns="run").reset_index(drop=True) for name, rows in frame.groupby("run", sort=False)
         }

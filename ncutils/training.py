@@ -142,8 +142,7 @@ class History:
     @functools.cached_property
     def last(self) -> dict:
         """The last row's numbers, without `gram`."""
-        row = self.frame.iloc[-1].drop("gram", errors="ignore")
-        return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+        return _numbers(dict(self.frame.iloc[-1]))
 
     @property
     def final(self) -> pd.Series:
@@ -170,6 +169,11 @@ class History:
     @property
     def least_accuracy(self) -> float:
         return 0.5 if self.run.arch == "vit" else 0.99
+
+
+def _numbers(row: dict) -> dict:
+    """A row's numbers, without `gram`, as Python's own."""
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items() if name != "gram"}
 
 
 def lr_schedule(run: Run) -> np.ndarray:
@@ -384,11 +388,7 @@ def _keep(checkpoint: Path, run: Run, model, optimizer, order, progress: tuple) 
     """The state of training in a file, whole or not at all, and of nothing but tensors, numbers and text."""
     epoch, rows, spent, measuring = progress
     grams = [torch.from_numpy(row["gram"]) for row in rows if "gram" in row]
-    numbers = [
-        {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items() if name != "gram"}
-        for row in rows
-    ]
-    state = {"run": run.hash, "progress": (epoch, numbers, grams, spent, measuring)}
+    state = {"run": run.hash, "progress": (epoch, [_numbers(row) for row in rows], grams, spent, measuring)}
     state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "order": order.get_state()}
     content = io.BytesIO()
     torch.save(state, content)
