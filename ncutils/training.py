@@ -296,6 +296,21 @@ def train(
         torch.set_num_threads(threads_before)
 
 
+def _start_threads() -> None:
+    """Starts torch's worker threads with denormal numbers flushed to zero, as `train` has them in its own thread.
+
+    A thread takes this flag from the one that starts it, once and for all, so it must come before the first work that is
+    shared among threads: when this module is imported. Where softmax and decay leave gradients and weights at 1e-40, a
+    step of the feature model takes five times as long without it.
+    """
+    torch.set_flush_denormal(True)
+    torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # large enough for all of them
+    torch.set_flush_denormal(False)
+
+
+_start_threads()
+
+
 def keep_freed_memory(keep: bool) -> None:
     """Whether glibc keeps large freed blocks for the next step, or returns them to the system as it usually does.
 

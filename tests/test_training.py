@@ -1,5 +1,9 @@
 import itertools
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -307,3 +311,20 @@ def test_hash_of_shipped_runs_does_not_move():
         Run.named("AdamW", 0.025, dataset="FashionMNIST", n_train=3000, n_test=1000, epochs=80, lr=0.005).hash
         == "ac3ddf4670b5acef"
     )
+
+
+def test_every_thread_flushes_denormals_while_training():
+    """In a process of its own, since threads are started once: work before training, then numbers too small for float32."""
+    code = """
+import torch
+from ncutils import training
+torch.set_num_threads(2)
+small, found = torch.full((10**6,), 1e-40).clone(), []
+training._train = lambda *_: found.append(small * 0.5)
+training.train(training.Run(width=64), "cpu", 2)
+bits = found[0].view(torch.int32)
+assert not bits.any(), f"{(bits != 0).sum()} of {len(bits)} were kept"
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
