@@ -131,13 +131,13 @@ class _Stored(History):
     Raises ValueError, naming the file, where the frame is not the one that the record describes.
     """
 
-    def __init__(self, run: Run, info: dict, last: dict, at: tuple[Path, int]):
-        self.__dict__.update(run=run, info=info, last=last, _at=at)
+    def __init__(self, run: Run, info: dict, final: dict, at: tuple[Path, int]):
+        self.__dict__.update(run=run, info=info, final=final, _at=at)
 
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
         frame = _frames(*self._at).get(self.run.hash)
-        if frame is None or repr(History(self.run, frame).last) != repr(self.last):
+        if frame is None or repr(History(self.run, frame).final) != repr(self.final):
             raise ValueError(f"it does not end with the row that its record names: {self._at[0]}")
         return frame
 
@@ -147,7 +147,7 @@ def write(histories: list[History], path: Path) -> None:
     import pandas as pd
 
     frame = pd.concat([h.frame.assign(run=h.run.hash) for h in histories], ignore_index=True)
-    records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.last} for h in histories}
+    records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.final} for h in histories}
     record = json.dumps(records).encode()
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
     content = io.BytesIO()
@@ -194,10 +194,10 @@ def table(histories: list[History]) -> pd.DataFrame:
     rows = [
         {"run": h.run.hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
-        | h.last
+        | h.final
         | {"valid": h.valid, "diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         # the Run's lr is the initial one; the last row's, the last epoch's
-        | {"lr": h.run.lr, "final_lr": h.last["lr"]}
+        | {"lr": h.run.lr, "final_lr": h.final["lr"]}
         for h in histories
     ]
     return pd.DataFrame(rows)

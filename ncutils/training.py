@@ -140,16 +140,9 @@ class History:
     info: dict = field(default_factory=dict)
 
     @functools.cached_property
-    def last(self) -> dict:
-        """The last row's numbers, without `gram`."""
+    def final(self) -> dict[str, float]:
+        """The last row's numbers, by column, without `gram`."""
         return _numbers(dict(self.frame.iloc[-1]))
-
-    @property
-    def final(self) -> pd.Series:
-        """The same as a Series."""
-        import pandas as pd
-
-        return pd.Series(self.last)
 
     @property
     def grams(self) -> np.ndarray:
@@ -164,7 +157,7 @@ class History:
     @property
     def valid(self) -> bool:
         """The paper's filter: not diverged, at least 99 % training accuracy; 50 % for a transformer (its Figure 45)."""
-        return not self.diverged and bool(self.last["train_acc"] >= self.least_accuracy)
+        return not self.diverged and bool(self.final["train_acc"] >= self.least_accuracy)
 
     @property
     def least_accuracy(self) -> float:
