@@ -170,7 +170,7 @@ def _on_ray(runs, wait, device, address, gpus_per_run, store) -> Iterator[tuple[
                 claimed = claim.enter_context(store.claim(run, wait))
                 history = store.get(run) if claimed else None
                 if claimed and not history:
-                    training[task.remote(run, device)] = run, claim
+                    training[task.remote(run, device, store.checkpoint(run))] = run, claim
                     continue
                 claim.close()
                 yield run, history
@@ -192,12 +192,13 @@ def _on_ray(runs, wait, device, address, gpus_per_run, store) -> Iterator[tuple[
         ray.shutdown()
 
 
-def _train_on_node(run: Run, device: str | None) -> History | Exception:
+def _train_on_node(run: Run, device: str | None, checkpoint: Path) -> History | Exception:
+    """Keeps checkpoints where the node sees the store's folder: on the same machine, or on a disk that all share."""
     import ray
 
     torch.set_num_threads(1)
     try:
-        history = train(run, device, progress=False)
+        history = train(run, device, progress=False, checkpoint=checkpoint if checkpoint.parent.is_dir() else None)
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
         return error
     history.info["node"] = ray.get_runtime_context().get_node_id()

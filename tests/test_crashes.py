@@ -175,12 +175,19 @@ def test_a_killed_worker_ends_the_sweep_with_a_sentence_and_the_next_goes_on(tmp
     count("crashes survived")
 
 
-def test_a_lost_ray_node_loses_no_run(tmp_path, count):
+def test_a_lost_ray_node_loses_no_run_and_a_checkpoint_is_used(tmp_path, monkeypatch, count):
     pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
     from ray.cluster_utils import Cluster
 
     (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 25", "epochs: 60"))
     runs = [run for _, run in read_grid(tmp_path / "grid.yaml")]
+    checkpoint = Store().checkpoint(runs[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+        train(runs[-1], checkpoint=checkpoint)
+    state = torch.load(checkpoint, weights_only=True)
+    epoch, rows, grams, _, measuring = state["progress"]
+    torch.save(state | {"progress": (epoch, rows, grams, 10_000.0, measuring)}, checkpoint)  # seconds spent: whose it is
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)
@@ -198,6 +205,7 @@ def test_a_lost_ray_node_loses_no_run(tmp_path, count):
     assert [h.run for h in histories] == runs and sorted(stored_files()) == sorted(run.hash for run in runs)
     for i in (0, -1):
         same(histories[i], train(runs[i]))
+    assert histories[-1].info["wall_s"] > 10_000 and not checkpoint.exists()
     count("crashes survived")
 
 
