@@ -35,11 +35,13 @@ entries:
 """
 # A child of this process trains the grid, keeps a checkpoint of every epoch, and notes each run that it begins.
 NURSERY = """
-import os, sys, warnings
+import os, sys, threading, warnings
+from tqdm import tqdm
 from ncutils import sweeps, training
 from ncutils.store import Store
 warnings.simplefilter("error")  # nothing may have to be set aside
 training.CHECKPOINT_SECONDS = 0
+tqdm.set_lock(threading.RLock())  # its own is one for all forked children: a child killed with it would stop the others
 runs, train = [run for _, run in sweeps.read_grid("grid.yaml")], sweeps.train
 train(runs[0].model_copy(update={"epochs": 1}), "cpu")  # imports what is imported late
 
