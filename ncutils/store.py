@@ -225,7 +225,7 @@ def _read(path: Path) -> dict[str, History]:
         if metadata[_CHECKSUM] != _checksum(data, metadata[_KEY]):
             raise ValueError("its checksum is wrong")
         records = json.loads(metadata[_KEY])
-        parts = [(name, record["run"], record["info"], record["last"]) for name, record in records.items()]
+        parts = [(name, r["run"], dict(r["info"]), dict(r["last"])) for name, r in records.items()]
     except Exception as error:  # noqa: BLE001 - a file from a stranger can be wrong in any way
         raise _not_ours(error) from None
     found = {}

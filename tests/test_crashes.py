@@ -189,7 +189,9 @@ def test_a_lost_ray_node_loses_no_run_and_a_checkpoint_is_used(tmp_path, monkeyp
         train(runs[-1], checkpoint=checkpoint)
     state = torch.load(checkpoint, weights_only=True)
     epoch, rows, grams, _, measuring = state["progress"]
-    torch.save(state | {"progress": (epoch, rows, grams, 10_000.0, measuring)}, checkpoint)  # seconds spent: whose it is
+    torch.save(
+        state | {"progress": (epoch, rows, grams, 10_000.0, measuring)}, checkpoint
+    )  # seconds spent: whose it is
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)

@@ -90,10 +90,11 @@ def damaged(content: bytes) -> dict[str, bytes]:
         "text": b"not a Parquet file",
         "foreign": foreign.getvalue(),
         "no record": with_records(content, b'"run"', b'"nur"'),
+        "a record of another kind": with_records(content, b'"info": {', b'"info": 5, "x": {'),
     }
 
 
-DAMAGES = ("empty", "truncated", "half", "one byte wrong", "text", "foreign", "no record")
+DAMAGES = ("empty", "truncated", "half", "one byte wrong", "text", "foreign", "no record", "a record of another kind")
 
 
 @pytest.mark.counts("damaged files set aside")
