@@ -116,6 +116,25 @@ def test_float32_is_within_1e_6_of_float64(seed, shape):
     assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(2, 5), (3, 40), (4, 3), (5, 5), (10, 64), (25, 100)]),
+    st.sampled_from([20, 200, 1000]),
+    st.sampled_from([0.05, 0.5, 2]),
+    st.sampled_from([0, 3, 10]),
+)
+def test_sums_in_float32_are_kept_only_where_they_cost_no_digits(seed, shape, n, spread, shift):
+    """From means far apart to means that nearly lose a rank, where float32 sums would put NC1 off by 1e-3."""
+    (K, p), rng = shape, np.random.default_rng(seed)
+    y = torch.arange(n * K) % K
+    h = rng.normal(size=(K, p))[y] + shift + spread * rng.normal(size=(n * K, p))
+    h, w = torch.from_numpy(h.astype(np.float32)), torch.from_numpy(rng.normal(size=(K, p)).astype(np.float32))
+    got, expected = nc_metrics(h, y, w), nc_metrics(h.double(), y, w.double())
+    for key in KEYS[:-1]:
+        assert got[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-6 if key != "nc1" else 0), key
+
+
 def test_many_classes_in_float32_match_float64():
     """Above 64 classes the singular values come from a Gram matrix; two equal means take a rank from it."""
     rng = np.random.default_rng(3)
