@@ -108,10 +108,16 @@ def _numbers(values) -> str:
 # ---- where the runs are
 
 
-def _parameters(chapter: str) -> tuple[dict, dict]:
-    """A chapter's parameters at the paper's profile and at the laptop's."""
-    files = (project_folder("params") / profile / f"{chapter}.yaml" for profile in ("paper", "laptop"))
-    return tuple(yaml.safe_load(f.read_text()) for f in files)
+def _of_chapter(chapter: str, same: tuple[str, ...], keep=None, enough=bool) -> tuple[list[History], dict]:
+    """A chapter's stored runs and its parameters p, at the paper's profile or else the laptop's: runs that are the same as p in
+    these fields and that keep(run, p), if there are `enough` of them."""
+    for profile in ("paper", "laptop"):
+        p = yaml.safe_load((project_folder("params") / profile / f"{chapter}.yaml").read_text())
+        runs = [h for h in Store().histories() if all(getattr(h.run, name) == p.get(name) for name in same)]
+        runs = [h for h in runs if keep is None or keep(h.run, p)]
+        if enough(runs):
+            return runs, p
+    raise LookupError("no run of this setting is stored")
 
 
 def _grid(arch: str, dataset: str) -> Groups:
@@ -212,18 +218,15 @@ def _heat_map() -> Seen:
 
 def _table1_runs() -> Groups:
     """The six optimizers in Table 1's setting, at the largest profile stored."""
-    for p in _parameters("03_adamw"):
-        fields = {name: p[name] for name in ("dataset", "width", "epochs", "momentum")}
-        try:
-            runs = _stored(**fields, n_train=p.get("n_train"))
-            runs = [h for h in runs if h.run.wd == p["wd"] and not h.diverged]
-        except LookupError:
-            continue
-        rates = {name: p["lr_sgd"] if name.startswith("SGD") else p["lr"] for name in published.OPTIMIZERS}
-        groups = {n: [h for h in runs if h.run.optimizer == n and h.run.lr == rates[n]] for n in published.OPTIMIZERS}
-        if all(groups.values()):
-            return groups
-    raise LookupError("no run of this setting is stored")
+
+    def keep(run, p):
+        return run.wd == p["wd"] and run.lr == (p["lr_sgd"] if run.rule == "sgd" else p["lr"])
+
+    def whole(runs):
+        return {h.run.optimizer for h in runs if not h.diverged} == set(published.OPTIMIZERS)
+
+    runs, _ = _of_chapter("03_adamw", ("dataset", "width", "epochs", "momentum", "n_train"), keep, whole)
+    return {n: [h for h in runs if h.run.optimizer == n and not h.diverged] for n in published.OPTIMIZERS}
 
 
 def _ends(groups: Groups, column: str) -> dict[str, float]:
@@ -258,15 +261,14 @@ def _signumw_singular_values() -> Seen:
 
 
 def _interpolation() -> Seen:
-    for p in _parameters("05_interpolation"):
-        fields = {name: p[name] for name in ("dataset", "width", "epochs", "momentum", "lr")}
-        runs = [h for h in Store().histories() if h.run.rule == "adam" and abs(h.run.wd - p["wd"]) < 1e-9 and h.valid]
-        fields["n_train"] = p.get("n_train")
-        runs = [h for h in runs if all(getattr(h.run, name) == v for name, v in fields.items())]
-        if len({h.run.coupled_wd for h in runs}) > 3:
-            break
-    else:
-        raise LookupError("no run of this setting is stored")
+    same = ("dataset", "width", "epochs", "momentum", "lr", "n_train")
+    runs, _ = _of_chapter(
+        "05_interpolation",
+        same,
+        lambda run, p: run.rule == "adam" and abs(run.wd - p["wd"]) < 1e-9,
+        lambda runs: len({h.run.coupled_wd for h in runs if h.valid}) > 3,
+    )
+    runs = [h for h in runs if h.valid]
     table = pd.DataFrame([(h.run.coupled_wd, *(h.final[c] for c in ("nc0", "nc2", "nc3", "test_acc"))) for h in runs])
     means = table.astype(float).groupby(0).mean()
     ranks = {c: means.reset_index().rank().corr().loc[0, i] for i, c in enumerate(("nc0", "nc2", "nc3"), 1)}
@@ -305,21 +307,15 @@ def _ufm() -> Seen:
     return Seen(text, [float(np.mean([f >= 10 for f in factors.values()]))], runs)
 
 
-def _longer(optimizers: tuple[str, ...]) -> tuple[list[History], dict]:
-    for p in _parameters("13_more_epochs"):
-        fields = {name: p[name] for name in ("dataset", "width", "epochs")}
-        rate = p["lr_sgd"] if optimizers == ("SGD",) else p["lr"]
-        runs = [h for h in Store().histories() if all(getattr(h.run, n) == v for n, v in fields.items())]
-        runs = [
-            h for h in runs if h.run.lr == rate and h.run.optimizer in optimizers and h.run.n_train == p.get("n_train")
-        ]
-        if runs:
-            return runs, p
-    raise LookupError("no run of this setting is stored")
+def _longer(*optimizers: str) -> tuple[list[History], dict]:
+    def keep(run, p):
+        return run.optimizer in optimizers and run.lr == (p["lr_sgd"] if run.rule == "sgd" else p["lr"])
+
+    return _of_chapter("13_more_epochs", ("dataset", "width", "epochs", "n_train"), keep)
 
 
 def _more_epochs() -> Seen:
-    runs, p = _longer(("Adam", "AdamW"))
+    runs, p = _longer("Adam", "AdamW")
     groups = _named(runs)
     text, shares = _pairs(groups, "AdamW")
     changes = []
@@ -332,7 +328,7 @@ def _more_epochs() -> Seen:
 
 
 def _more_epochs_of_sgd() -> Seen:
-    runs, _ = _longer(("SGD",))
+    runs, _ = _longer("SGD")
     lawful = [h for h in runs if exact_law(h)[-1] > 1e-4]
     error = max(abs(h.final["nc0"] / h.frame["nc0"].iloc[0] / exact_law(h)[-1] - 1) for h in lawful)
     kept = [h for h in runs if h.valid]
@@ -353,16 +349,7 @@ def _nc4() -> Seen:
 
 
 def _vit() -> Seen:
-    for p in _parameters("15_vit"):
-        runs = [
-            h
-            for h in Store().histories()
-            if h.run.arch == "vit" and h.run.width == p["width"] and h.run.dataset == p["dataset"]
-        ]
-        if runs:
-            break
-    else:
-        raise LookupError("no transformer is stored")
+    runs, _ = _of_chapter("15_vit", ("width", "dataset"), lambda run, _: run.arch == "vit")
     groups = _named(runs)
     text, shares = _pairs(groups, "AdamW")
     falls, n = analysis.rank_correlation(groups["SGD"], "nc0")
@@ -371,14 +358,13 @@ def _vit() -> Seen:
 
 
 def _imagenet(columns) -> Seen:
-    datasets = {p["dataset"] for p in _parameters("16_imagenet")}
-    runs = [h for h in Store().histories() if h.run.arch == "resnet50" and h.run.dataset in datasets]
-    if any(h.run.dataset == "imagenet" for h in runs):
-        text, shares = _pairs(_named(runs), "AdamW", columns)
+    try:
+        runs, p = _of_chapter("16_imagenet", ("dataset",), lambda run, _: run.arch == "resnet50")
+    except LookupError:
+        raise LookupError("the chapter trains ResNet50 from a folder of images") from None
+    text, shares = _pairs(_named(runs), "AdamW", columns)
+    if p["dataset"] == "imagenet":
         return Seen(text, shares, runs)
-    if not runs:
-        raise LookupError("the chapter trains ResNet50 from a folder of images")
-    text, _ = _pairs(_named(runs), "AdamW", columns)
     raise LookupError(f"not on ImageNet; a narrow ResNet50 on {runs[0].info['n_train']:,} small images: {text}")
 
 
