@@ -166,6 +166,17 @@ def splits(name: str) -> tuple[Split, Split]:
     return _folder(folder / "train"), _folder(folder / "test")
 
 
+def training_shape(name: str) -> tuple[int, int, int, int]:
+    """[N, C, H, W] of the named data set's training images; a folder's images are taken to be of the first one's size."""
+    return SHAPES.get(name) or _shape_of_folder(data_folder(), name)
+
+
+@functools.lru_cache(maxsize=8)
+def _shape_of_folder(folder: Path, name: str) -> tuple[int, int, int, int]:
+    train, _ = splits(name)
+    return len(train.labels), *train.images(np.arange(1)).shape[1:]
+
+
 def balanced_order(labels: np.ndarray) -> np.ndarray:
     """Indices that take one sample of each class in turn, each class in its own order: prefixes are balanced."""
     rank = np.empty(len(labels), dtype=np.int64)
@@ -324,15 +335,13 @@ SOURCES = {
     "unconstrained": _unconstrained,
 }
 
-# Training images of each source, and their channels and pixels a side as `load` gives them: known without a download
-SIZES = {"digits": 1437, "digits3": 430, "MNIST": 60_000, "FashionMNIST": 60_000, "CIFAR10": 50_000, "separable": 2000}
-SIZES |= {"unconstrained": 10_000}
+# [N, C, H, W] of each source's training images as `load` gives them: known without a download
 SHAPES = {
-    "digits": (1, 8),
-    "digits3": (1, 8),
-    "MNIST": (1, 32),
-    "FashionMNIST": (1, 32),
-    "CIFAR10": (3, 32),
-    "separable": (1, 8),
+    "digits": (1437, 1, 8, 8),
+    "MNIST": (60_000, 1, 32, 32),
+    "FashionMNIST": (60_000, 1, 32, 32),
+    "CIFAR10": (50_000, 3, 32, 32),
+    "digits3": (430, 1, 8, 8),
+    "separable": (2000, 1, 8, 8),
+    "unconstrained": (10_000, 1, 1, 1),
 }
-SHAPES |= {"unconstrained": (1, 1)}

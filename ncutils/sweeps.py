@@ -131,7 +131,7 @@ def _work(run: Run) -> int:
 
 def n_train(run: Run) -> int:
     """Training images of a run, looked up only where the data set's size is not known beforehand."""
-    return run.n_train or data.SIZES.get(run.dataset) or len(data.splits(run.dataset)[0].labels)
+    return run.n_train or data.training_shape(run.dataset)[0]
 
 
 def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run, History | Exception | None]]:
@@ -241,16 +241,23 @@ _steps: dict[tuple, float] = {}
 
 
 def _seconds_a_step(run: Run, device: torch.device) -> float:
-    channels, size = data.SHAPES.get(run.dataset, (3, 32))
-    n = n_train(run) if run.arch == "ufm" else 3 * run.batch_size
-    kind = (run.arch, run.width, channels, size, run.batch_size, n if run.arch == "ufm" else 0, run.precision, run.rule)
+    try:
+        _, channels, height, width = data.training_shape(run.dataset)
+    except ValueError:  # a folder that is not here yet
+        channels, height, width = 3, 32, 32
+    height, width = run.image_size or height, run.image_size or width
+    whole = min(run.batch_size, n_train(run))
+    batch = min(whole, max(2, 2**20 // (height * width)))  # of large images a few, so that they fit
+    shape = (batch if run.arch == "ufm" else 3 * batch, channels, height, width)
+    kind = (run.arch, run.width, shape, whole, run.precision, run.rule)
     if kind not in _steps:
-        images = torch.randn(n, channels, size, size, device=device).to(memory_format=torch.channels_last)
-        labels = torch.arange(n, device=device) % 10
+        timed = run.model_copy(update={"batch_size": batch})
+        images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
+        labels = torch.arange(len(images), device=device) % 10
         model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
         optimizer, order = run_optimizer(model, run), torch.Generator().manual_seed(0)
-        training._epoch(model, optimizer, images, labels, run, order)  # the first pass sets things up
+        training._epoch(model, optimizer, images, labels, timed, order)  # the first pass sets things up
         start = time.perf_counter()
-        training._epoch(model, optimizer, images, labels, run, order)
-        _steps[kind] = (time.perf_counter() - start) / math.ceil(n / run.batch_size)
+        training._epoch(model, optimizer, images, labels, timed, order)
+        _steps[kind] = (time.perf_counter() - start) * whole / len(images)
     return _steps[kind]

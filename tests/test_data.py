@@ -23,7 +23,7 @@ def test_digits_are_whole_balanced_and_standardised():
 
 def test_three_digits_are_the_first_three_classes():
     three, ten = data.load("digits3"), data.load("digits")
-    assert three.n_classes == 3 and len(three.train_labels) == data.SIZES["digits3"] == 430
+    assert three.n_classes == 3 and len(three.train_labels) == data.training_shape("digits3")[0] == 430
     assert three.train_images.shape[1:] == ten.train_images.shape[1:]
     assert torch.bincount(three.train_labels).tolist() == [142, 146, 142]
 

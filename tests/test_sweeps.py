@@ -12,10 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ncutils import training
 from ncutils.__main__ import main
 from ncutils.published import GRID_LR, GRID_MOMENTUM, GRID_WD
 from ncutils.store import Store
-from ncutils.sweeps import read_grid, train_all
+from ncutils.sweeps import read_grid, seconds_a_run, train_all
 from ncutils.training import Run
 from tests.test_data import make_folder
 
@@ -47,6 +48,21 @@ def test_the_papers_grid():
         for lr, beta, wd in itertools.product(GRID_LR[name], GRID_MOMENTUM, GRID_WD[name])
     }
     assert expected == {run.hash for _, run in entries if (run.arch, run.dataset) == ("vgg9", "MNIST")}
+
+
+def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
+    timed = []
+    monkeypatch.setattr(
+        training, "_epoch", lambda model, _, images, labels, run, *__: timed.append((images.shape, run))
+    )
+    fields = {"width": 2, "rule": "adam"}
+    large = Run(**fields, image_size=512, n_train=300)  # 128 of them at once would take 100 MB at the least width
+    all_at_once = Run(**fields, arch="mlp", batch_size=2**31, epochs=3)
+    elsewhere = Run(**fields, dataset="a folder that is not here yet", n_train=300)
+    costs = seconds_a_run([Run(**fields), large, all_at_once, elsewhere], "cpu")
+    shapes = [shape for shape, _ in timed[::2]]
+    assert shapes == [(384, 1, 8, 8), (12, 1, 512, 512), (3 * 1437, 1, 8, 8), (384, 3, 32, 32)]
+    assert [run.batch_size for _, run in timed[::2]] == [128, 4, 1437, 128] and all(costs.values())
 
 
 def test_the_laptop_grid_has_all_settings():
