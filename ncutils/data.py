@@ -168,11 +168,11 @@ def splits(name: str) -> tuple[Split, Split]:
 
 def training_shape(name: str) -> tuple[int, int, int, int]:
     """[N, C, H, W] of the named data set's training images; a folder's images are taken to be of the first one's size."""
-    return SHAPES.get(name) or _shape_of_folder(data_folder(), name)
+    return SHAPES.get(name) or _shape_of(data_folder(), name)
 
 
 @functools.lru_cache(maxsize=8)
-def _shape_of_folder(folder: Path, name: str) -> tuple[int, int, int, int]:
+def _shape_of(folder: Path, name: str) -> tuple[int, int, int, int]:
     train, _ = splits(name)
     return len(train.labels), *train.images(np.arange(1)).shape[1:]
 

@@ -4,8 +4,8 @@ Symbols: N samples, p feature width, K classes; features h_n [N, p], labels y_n 
 and bias b [K]; class means mu_k; global mean mu_G = mean of the class means; centred class means
 M = (mu_k - mu_G) [p, K]; M* = (I - J/K) / sqrt(K - 1), the simplex ETF's unit Gram matrix [K, K].
 
-Everything is accumulated in float64 over chunks of rows, so that beyond the features themselves no array of N rows
-and no p x p matrix is ever made.
+Everything is accumulated in float64 over parts of the rows: beside the features no array of their size and no p x p
+matrix is ever made.
 """
 
 from __future__ import annotations
