@@ -16,7 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler's own messages
 
 import torch
 
-from ncutils.training import device_name
+from ncutils.machine import device_name
 
 TOY = bool(os.environ.get("NCUTILS_TOY"))
 PAIRS = 2 if TOY else 5

@@ -16,7 +16,8 @@ from common import TOY
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncutils import data, training
-from ncutils.training import Run, device_name, make_model, pick_device
+from ncutils.machine import device_name, pick_device
+from ncutils.training import Run, make_model
 
 DEVICE = pick_device()
 SMALL = TOY or DEVICE.type == "cpu"

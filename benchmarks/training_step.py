@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from ncutils import data, training
+from ncutils import data, machine, training
 from ncutils.training import Run, make_model
 
 WIDTH, BATCH, STEPS = (4, 16, 2) if TOY else (64, 128, 6)
@@ -74,7 +74,7 @@ def plain(images, labels, run, dataset):
         return sum((model(x).argmax(1) == y).sum().item() for x, y in test)
 
     def epoch():
-        training.keep_freed_memory(False)
+        machine.keep_freed_memory(False)
         model.train()
         for x, y in shuffled:
             optimizer.zero_grad()
@@ -90,7 +90,7 @@ def here(run, dataset):
     optimizer, order = training.run_optimizer(model, run), torch.Generator().manual_seed(0)
 
     def steps():
-        training.keep_freed_memory(True)
+        machine.keep_freed_memory(True)
         training._epoch(model, optimizer, dataset.train_images, dataset.train_labels, run, order)
 
     def epoch():
@@ -118,7 +118,7 @@ def bare_convolutions(model, images, dtype):
         calls.append((x, w, torch.randn_like(F.conv2d(x, w, padding=1).detach())))
 
     def steps():
-        training.keep_freed_memory(True)
+        machine.keep_freed_memory(True)
         for x, w, g in STEPS * calls:
             F.conv2d(x, w, padding=1).backward(g)
             x.grad = w.grad = None

@@ -10,7 +10,7 @@ sequence of library calls can come near the floor.
 import torch
 from common import TOY, main, paired, profile, row
 
-from ncutils import data, training
+from ncutils import data, machine, training
 from ncutils.training import Run, make_model
 
 STEPS = 2 if TOY else 20
@@ -53,7 +53,7 @@ def products(n=10_000, p=512, k=10):
 
 def rows():
     dataset = data.load("unconstrained")
-    training.keep_freed_memory(True)  # as training.train has both
+    machine.keep_freed_memory(True)  # as training.train has both
     torch.set_flush_denormal(True)
     multiply = products()
     for name, count in ARRAYS.items():

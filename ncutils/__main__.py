@@ -11,8 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from ncutils import project_folder, sweeps
+from ncutils.machine import device_name, pick_device
 from ncutils.store import Store, describe, table, write
-from ncutils.training import Run, device_name, pick_device
+from ncutils.training import Run
 
 SHOWN = ["run", "optimizer", "arch", "width", "dataset", "n_train", "lr", "momentum", "coupled_wd", "decoupled_wd"]
 SHOWN += ["epochs", "seed", "train_acc", "test_acc", "nc0", "nc1", "nc2", "nc3", "valid", "wall_s"]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ncutils import project_folder
+from ncutils import machine, project_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 
@@ -90,7 +90,7 @@ def batches(images: torch.Tensor | Pixels | Streamed, indices: Iterable[torch.Te
     loader = torch.utils.data.DataLoader(
         images,
         batch_sampler=[i.tolist() for i in indices],
-        num_workers=min(8, usable_cores()),
+        num_workers=min(8, machine.usable_cores()),
         # named, since a sweep's worker process has a default of its own that cannot start readers
         multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn",
         pin_memory=images.device.type == "cuda",
@@ -99,10 +99,6 @@ def batches(images: torch.Tensor | Pixels | Streamed, indices: Iterable[torch.Te
         yield from map(images.standardise, loader)
     except ValueError as error:  # a worker's, with its traceback in the message
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def data_folder() -> Path:

@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-from ncutils.training import live_front_end
+from ncutils.machine import live_front_end
 
 
 def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choices: list) -> widgets.Widget:

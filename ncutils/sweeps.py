@@ -16,8 +16,9 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ncutils import data, training
+from ncutils.machine import pick_device, progress_bar, usable_cores
 from ncutils.store import Store
-from ncutils.training import History, Run, make_model, pick_device, progress_bar, run_optimizer, train
+from ncutils.training import History, Run, make_model, run_optimizer, train
 
 MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 CLAIMS = 200  # held at once for a Ray cluster: each is an open file
@@ -121,7 +122,7 @@ def train_all(
 
 
 def default_workers(device: str | None) -> int:
-    return 1 if pick_device(device).type != "cpu" else data.usable_cores()
+    return 1 if pick_device(device).type != "cpu" else usable_cores()
 
 
 def _work(run: Run) -> int:
@@ -140,7 +141,7 @@ def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run
         for run in runs:
             yield run, _attempt(run, store, wait, device, None, progress and len(runs) == 1)
         return
-    threads = max(1, data.usable_cores() // workers)
+    threads = max(1, usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     folder = str(data.data_folder())  # the workers outlive a sweep, and keep the environment that they started with

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import difflib
 import functools
 import hashlib
 import io
 import json
 import math
-import os
-import platform
-import re
 import reprlib
-import sys
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -22,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ncutils import data, metrics, set_aside, theory, write_whole
+from ncutils import data, machine, metrics, set_aside, theory, write_whole
 from ncutils.models import ARCHITECTURES
 from ncutils.optimizers import NAMES, RULES, make_optimizer
 
@@ -217,16 +210,6 @@ def measured_epochs(run: Run) -> list[int]:
     return [0, *np.unique(spaced).tolist()]
 
 
-def pick_device(device: str | None = None) -> torch.device:
-    """The device asked for, or the GPU if there is one, or the CPU."""
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"device = {device!r} is not to be had here: use 'cpu', 'cuda' or none") from None
-    return device
-
-
 def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
     """The untrained network of a Run, seeded by it: the same on every device."""
     with torch.random.fork_rng(devices=[]):
@@ -272,52 +255,21 @@ def train(
     Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong, MemoryError where
     the network would not fit.
     """
-    device, threads_before = pick_device(device), torch.get_num_threads()
+    device, threads_before = machine.pick_device(device), torch.get_num_threads()
     wide_on_cpu = device.type == "cpu" and run.width >= 32
     torch.set_num_threads(threads or default_threads(run))
     benchmark_before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # a GPU's fastest kernels
     torch.set_flush_denormal(True)  # a network that decays to zero would otherwise take half as long again
     if wide_on_cpu:
-        keep_freed_memory(True)
+        machine.keep_freed_memory(True)
     try:
         return _train(run, device, progress, checkpoint)
     finally:
         if wide_on_cpu:
-            keep_freed_memory(False)
+            machine.keep_freed_memory(False)
         torch.set_flush_denormal(False)
         torch.backends.cudnn.benchmark = benchmark_before
         torch.set_num_threads(threads_before)
-
-
-def _start_threads() -> None:
-    """Starts torch's worker threads with denormal numbers flushed to zero, as `train` has them in its own thread.
-
-    A thread takes this flag from the one that starts it, once and for all, so it must come before the first work that is
-    shared among threads: when this module is imported. Where softmax and decay leave gradients and weights at 1e-40, a
-    step of the feature model takes five times as long without it.
-    """
-    torch.set_flush_denormal(True)
-    torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # large enough for all of them
-    torch.set_flush_denormal(False)
-
-
-_start_threads()
-
-
-def keep_freed_memory(keep: bool) -> None:
-    """Whether glibc keeps large freed blocks for the next step, or returns them to the system as it usually does.
-
-    The system clears each page anew when it is next used, which takes a seventh of a wide network's step on a CPU.
-    Without glibc nothing happens. "Usually" is the state that glibc itself reaches once blocks of 16 MB were freed.
-    """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        glibc = ctypes.CDLL(None)
-        glibc.mallopt(mmap_threshold, 2**24)
-        glibc.mallopt(mmap_max, 0 if keep else 2**16)
-        glibc.mallopt(trim_threshold, 2**31 - 1 if keep else 2**25)
-        if not keep:
-            glibc.malloc_trim(0)
 
 
 def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | None) -> History:
@@ -347,7 +299,7 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
         rows = [{"epoch": 0, "step": 0, "lr": schedule[0], **_measure(model, dataset, run)}]
         measuring = time.perf_counter() - start
     diverged, kept, step = None, time.perf_counter(), Step(model, optimizer, run)
-    with progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
+    with machine.progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
         bar.update(done)
         for epoch, lr in enumerate(schedule[done:], start=done + 1):
             for group in optimizer.param_groups:
@@ -373,7 +325,7 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
         "diverged_epoch": diverged,
         "n_train": n,
         "n_classes": dataset.n_classes,
-        "device": device_name(device),
+        "device": machine.device_name(device),
         "threads": torch.get_num_threads(),
         "wall_s": round(time.perf_counter() - started, 3),
         "measuring_s": round(measuring, 3),
@@ -421,22 +373,12 @@ def _restore(checkpoint: Path, run: Run, model, optimizer, order) -> tuple:
 def _check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
     """Refuses a network that cannot fit, before memory runs out."""
     least = least_memory(run, dataset.train_images.shape, dataset.n_classes)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_memory()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()
     if least > free:
         raise MemoryError(
             f"width = {run.width} is not allowed here: {run.arch} at batch_size {run.batch_size} on {len(dataset.train_labels):,} "
             f"samples takes at least {least / 1e9:,.1f} GB of memory, {free / 1e9:.1f} GB are free; use a smaller width or batch"
         )
-
-
-def _free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still take: of the machine's memory, or of a container's share of it."""
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        limit, used = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(r"^inactive_file (\d+)", (limits / "memory.stat").read_text(), re.MULTILINE)
-        free = min(free, limit - used + int(cached[1] if cached else 0))
-    return free
 
 
 def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
@@ -576,44 +518,6 @@ def _measure(model, dataset, run) -> dict:
         grams = torch.stack([centred @ centred.T, w @ w.T, w @ centred.T])
         row["gram"] = grams.float().flatten().cpu().numpy()
     return row
-
-
-def device_name(device: torch.device) -> str:
-    """What the device is called, without the machine's own name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def live_front_end() -> bool:
-    """Whether a person sits before this kernel: told by the front end's readiness to answer input()."""
-    with contextlib.suppress(NameError, AttributeError):
-        return bool(get_ipython().kernel._allow_stdin)  # noqa: F821
-    return False
-
-
-def progress_bar(total: int, description: str, unit: str, show: bool = True):
-    """A tqdm bar in a live notebook or in the terminal, none elsewhere: an executed notebook keeps no trace of it.
-
-    A kernel that papermill started from a terminal draws there, not into the notebook: an ipykernel stream's fileno is
-    the process's own stderr.
-    """
-    options = {"total": total, "desc": description, "unit": unit, "leave": False}
-    if show and live_front_end():
-        from tqdm.auto import tqdm
-
-        return tqdm(**options)
-    from tqdm import tqdm
-
-    terminal = None
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        if show and os.isatty(sys.stderr.fileno()):
-            terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-    return tqdm(**options, file=terminal, disable=terminal is None, dynamic_ncols=True)
 
 
 def _one_sentence(error: ValidationError, fields) -> str:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncutils import data, training
+from ncutils import data, machine, training
 from ncutils.__main__ import main
 from ncutils.metrics import nc_metrics
 from ncutils.store import Store
@@ -167,12 +167,12 @@ def test_networks_that_do_not_fit_are_refused_with_the_estimate(fields):
 
 def test_a_containers_limit_counts_as_free_memory(tmp_path):
     """As Docker, Kubernetes or Binder set it: what is cached of files can be given up."""
-    whole = training._free_memory(tmp_path)
+    whole = machine.free_memory(tmp_path)
     for name, text in {"current": "600000000", "stat": "anon 1\ninactive_file 100000000\n", "max": "max"}.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    assert 0.5 < training._free_memory(tmp_path) / whole < 2
+    assert 0.5 < machine.free_memory(tmp_path) / whole < 2
     (tmp_path / "memory.max").write_text("700000000\n")
-    assert training._free_memory(tmp_path) == 200_000_000
+    assert machine.free_memory(tmp_path) == 200_000_000
 
 
 def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
@@ -183,7 +183,7 @@ def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
     assert small == 4 * of_weights + 4 * 256 * 64
     code = """
 import psutil, resource, torch
-from ncutils import data, training
+from ncutils import data, machine, training
 run, shape = training.Run(width=64, batch_size=256, lr=1e-3), (256, 3, 32, 32)
 images, labels = torch.randn(shape), torch.arange(256) % 10
 dataset = data.Dataset(images, labels, images, labels, 10)
