@@ -1,8 +1,9 @@
 """Neural collapse under different optimizers: the module behind the book.
 
 `metrics` (NC0 to NC4), `theory` (closed forms), `published` (the paper's numbers), `machine` (device, threads, memory),
-`models`, `optimizers`, `data`, `training` (Run -> History), `store` (runs on disk), `sweeps` (many runs), `analysis` (numbers from stored runs), `figures`,
-`tables`, `explorers`, `charts`, `chapters`, `scoreboard`. Each imports only what stands before it in this list.
+`models`, `optimizers`, `data`, `training` (Run -> History), `store` (runs on disk), `sweeps` (many runs), `analysis`
+(numbers from stored runs), `figures`, `tables`, `explorers`, `charts`, `chapters`, `scoreboard`. Each imports only what
+stands before it in this list.
 """
 
 import contextlib

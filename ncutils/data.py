@@ -3,8 +3,9 @@
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
 folder there with train/<class>/ and test/<class>/ images: of one size, or of any where an image_size is given; then they
-are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs. "digits3" is the
-digits 0, 1 and 2, whose class means lie in a plane; "separable" is synthetic; "unconstrained" has labels alone, for the unconstrained feature model.
+are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs.
+"digits3" is the digits 0, 1 and 2, whose class means lie in a plane; "separable" is synthetic; "unconstrained" has labels
+alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
 training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.

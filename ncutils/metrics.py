@@ -98,10 +98,12 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     Summed in float64. The float32 features of up to 64 classes are first summed in float32, 16 rows at a time, which
     takes half the time, wherever NC1 keeps its seven digits under that: where the means are far from losing a rank.
 
-    Raises ValueError for an empty class, and for features that hold NaN or infinity.
+    Raises ValueError for a label from K up, an empty class, and features that hold NaN or infinity.
     """
     features, labels = features.detach(), labels.to(torch.int64)
     counts = torch.bincount(labels, minlength=n_classes)
+    if len(counts) > n_classes:
+        raise ValueError(f"labels must lie in [0, {n_classes}), found {len(counts) - 1}")
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
         raise ValueError(f"labels: class {empty[0]} of {n_classes} has no sample; every class needs at least one")

@@ -125,7 +125,8 @@ class History:
     epoch just ended), train_loss and test_loss (cross-entropy), train_acc and test_acc (shares), all keys of
     `metrics.nc_metrics` as reported, and the smallest and the mean other singular value of W and M (w_sv_min,
     w_sv_mean, m_sv_min, m_sv_mean), and for up to 32 classes `gram` (see `grams`). `info` says how it was made:
-    device, threads, wall_s, measuring_s, versions, choices, and diverged_epoch (None, or the epoch in which the loss stopped being finite: the frame ends before it).
+    device, threads, wall_s, measuring_s, versions, choices, and diverged_epoch (None, or the epoch in which the loss
+    stopped being finite: the frame ends before it).
     """
 
     run: Run

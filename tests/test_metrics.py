@@ -285,6 +285,11 @@ def test_bad_input_is_refused_in_one_sentence(arguments, sentence):
     assert "\n" not in str(error.value)
 
 
+def test_class_means_by_themselves_refuse_labels_that_are_too_large():
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), found 3"):
+        class_means(H, Y, 3)
+
+
 def test_unknown_normalisation():
     with pytest.raises(ValueError, match="normalisation = 'raw' is not allowed: use 'reported' or 'formula'"):
         nc_metrics(H, Y, W, normalisation="raw")

@@ -67,7 +67,7 @@ def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
 
 def test_the_laptop_grid_has_all_settings():
     entries = read_grid(ROOT / "params/laptop/grid.yaml")
-    assert len(entries) == 390 and len({run.hash for _, run in entries}) == 348
+    assert len(entries) == 570 and len({run.hash for _, run in entries}) == 513
     main_runs = {
         r.hash: (r.arch, r.dataset)
         for _, r in entries
