@@ -43,10 +43,10 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
 
     Each valid decoupled run with decay is compared with a valid coupled one that agrees with it in all but rule and
     decay: that of the largest decay not above its own. Where the metric falls with coupled decay, as NC0 does, a smaller
-    decay works for the coupled run's disadvantage.
+    decay works for the coupled run's disadvantage. SGD without momentum is left out: there both decays are the same step.
     """
     found = []
-    for second in (h for h in decoupled if h.valid and h.run.wd):
+    for second in (h for h in decoupled if h.valid and h.run.wd and (h.run.rule, h.run.momentum) != ("sgd", 0)):
         fits = [h for h in coupled if h.valid and 0 < h.run.wd <= second.run.wd and like(h.run) == like(second.run)]
         if fits:
             first = max(fits, key=lambda h: h.run.wd)

@@ -31,7 +31,7 @@ def grid_runs(grid: str, train: bool = False, device: str | None = None, **field
             f"`python -m ncutils sweep {grid}` trains them, or the parameter train=True"
         )
     dropped = sum(not h.valid for h in runs.values())
-    text = f"{len(runs)} runs of `{grid}`, {dropped} of them fail the paper's filter; means and fits leave them out."
+    text = f"{len(runs)} runs of `{grid}`, {dropped} of them fail the paper's filter (99 % training accuracy)."
     if missing:
         text += f" {len(missing)} more are not stored: `python -m ncutils sweep {grid}` trains them."
     display(Markdown(text))

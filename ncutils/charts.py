@@ -74,11 +74,7 @@ def two_runs(groups: Groups) -> alt.TopLevelMixin:
         params, cost = _menus(table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side)
         menus += params
         chosen.append(cost)
-    base = (
-        alt.Chart(alt.Data(values=table.to_dict("records")))
-        .transform_calculate(A=chosen[0], B=chosen[1])
-        .transform_fold(["A", "B"], ["run", "cost"])
-    )
+    base = _chart(table).transform_calculate(A=chosen[0], B=chosen[1]).transform_fold(["A", "B"], ["run", "cost"])
     near = _nearest(base, ["run"])
     colour = alt.Color("run:N").scale(domain=["A", "B"], range=["#111111", "#00876c"]).title("run")
     dashes = alt.StrokeDash("run:N").scale(domain=["A", "B"], range=[[1, 0], [5, 3]]).title("run")
@@ -89,7 +85,7 @@ def coupled_and_decoupled(groups: Groups) -> alt.TopLevelMixin:
     """Training curves of one rule with coupled and with decoupled decay, as close as stored runs come to one weight decay."""
     table = _curves(groups)
     menus, cost = _menus(table, ("arch", "dataset", "rule", "lr", "momentum", "wd"), _start(table))
-    near = _nearest(alt.Chart(alt.Data(values=table.to_dict("records"))).transform_calculate(cost=cost), ["decay"])
+    near = _nearest(_chart(table).transform_calculate(cost=cost), ["decay"])
     sides = ["coupled", "decoupled"]
     colour = alt.Color("decay:N").scale(domain=sides, range=[COLOURS["Adam"], COLOURS["AdamW"]])
     dashes = alt.StrokeDash("decay:N").scale(domain=sides, range=[[1, 0], [5, 3]])
@@ -107,7 +103,7 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
         _menu("lr", ["all", *sorted(set(table.lr))], "all"),
     ]
     base = (
-        alt.Chart(alt.Data(values=table.to_dict("records")))
+        _chart(table)
         .transform_filter("datum.setting == setting && (optimizer == 'all' || datum.optimizer == optimizer)")
         .transform_filter("lr == 'all' || datum.lr == lr")
         .transform_calculate(log_nc0="log(datum.nc0) / LN10", y="datum[lower(metric)]")
@@ -135,7 +131,7 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
 
 
 def heat_map(groups: Groups) -> alt.TopLevelMixin:
-    """Final metric over momentum and weight decay, the mean over seeds; cells whose runs fail the filter stay grey."""
+    """Final metric over momentum and weight decay, the mean over valid seeds; cells whose runs all fail the filter stay grey."""
     table = _finals(groups).assign(setting=lambda t: t.arch + " on " + t.dataset)
     most = table.groupby(["setting", "optimizer", "lr"]).momentum.nunique().idxmax()
     menus = [
@@ -145,12 +141,14 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
         _menu("lr", sorted(set(table.lr)), most[2]),
     ]
     base = (
-        alt.Chart(alt.Data(values=table.to_dict("records")))
+        _chart(table)
         .transform_filter("datum.setting == setting && datum.optimizer == optimizer")
         .transform_calculate(cost="abs(log(datum.lr / lr))", y="datum[lower(metric)]", kept="datum.valid ? 1 : 0")
     )
-    cells = _nearest(base, []).transform_aggregate(
-        y="mean(y)", kept="mean(kept)", lr="min(lr)", n="count()", groupby=["momentum", "wd", "optimizer"]
+    # a cell of which some seeds fail the filter shows the others
+    best = _nearest(base, []).transform_joinaggregate(best="max(kept)", groupby=["momentum", "wd"])
+    cells = best.transform_filter("datum.kept == datum.best").transform_aggregate(
+        y="mean(y)", kept="max(kept)", lr="min(lr)", n="count()", groupby=["momentum", "wd", "optimizer"]
     )
     axes = {"x": alt.X("wd:O").title("weight decay"), "y": alt.Y("momentum:O").sort("descending").title("momentum")}
     axes["x"] = axes["x"].axis(labelAngle=0)
@@ -250,6 +248,11 @@ def _start(table: pd.DataFrame) -> dict:
     most = adam.groupby(["arch", "dataset", "lr"], sort=False).momentum.transform("nunique")
     fits = adam[adam.valid & (adam.momentum == 0.9) & (most == most.max())]
     return (fits if len(fits) else adam).sort_values("wd").iloc[-1].to_dict()
+
+
+def _chart(table: pd.DataFrame) -> alt.Chart:
+    known = table.astype(object).where(table.notna(), None)  # JSON has no nan
+    return alt.Chart(alt.Data(values=known.to_dict("records")))
 
 
 def _short(value) -> float | None:

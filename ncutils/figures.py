@@ -83,7 +83,7 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
             for label, (epochs, values) in (laws or {}).items():
                 axis.plot(epochs, values, ".", ms=4, color="black", mfc="none", zorder=5)
         axis.set(xlabel="epoch", title=LABELS.get(column, column))
-        _log_scale(axis)
+        log_scale(axis)
         _mark_lr_drops(axis, groups)
     handles = [Line2D([], [], **look) for look in looks.values()]
     if laws:
@@ -93,27 +93,21 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
 
 
 def singular_value_curves(groups: Groups, profile: str):
-    """Figures 6 and 16: mean of all but the smallest singular value (line), and the smallest (dotted), of W and M.
+    """Figures 6 and 16: the smallest singular value of W, the mean of its others, and that of M's.
 
     M is centred, so that its smallest singular value is 0 for every optimizer and has no place on a logarithmic axis.
     """
-    figure, axes = _panels(2)
-    for axis, matrix in zip(axes, "wm"):
+    titles = {"w_sv_min": "smallest of $W$", "w_sv_mean": "mean of the others of $W$", "m_sv_mean": "mean, of $M$"}
+    figure, axes = _panels(len(titles), across=2)
+    for axis, (column, title) in zip(axes, titles.items()):
         for label, histories in groups.items():
-            look = {**_look(label), "ls": "-", "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
-            mean = _curves(histories, f"{matrix}_sv_mean").mean(axis=1)
-            look["markevery"] = max(1, len(mean) // 6)
-            axis.plot(mean.index, mean, **look)
-            if matrix == "w":
-                smallest = _curves(histories, "w_sv_min").mean(axis=1)
-                axis.plot(smallest.index, smallest, **{**look, "ls": ":", "label": None})
-        name = {"w": "weights $W$", "m": "centred class means $M$"}[matrix]
-        axis.set(xlabel="epoch", title=f"singular values of {name}")
-        _log_scale(axis)
+            mean = _curves(histories, column).mean(axis=1)
+            look = _look(label) | {"alpha": 1.0 if all(h.valid for h in histories) else 0.35}
+            axis.plot(mean.index, mean, **look | {"markevery": max(1, len(mean) // 6)})
+        axis.set(xlabel="epoch", title=title)
+        log_scale(axis)
         _mark_lr_drops(axis, groups)
-    handles = _handles(groups, solid=True)
-    handles += [Line2D([], [], color="grey", ls=":", label="smallest, of $W$")]
-    _finish(figure, handles, groups, profile)
+    _finish(figure, _handles(groups), groups, profile)
     return figure
 
 
@@ -146,7 +140,7 @@ def decay_sweep(groups: Groups, profile: str, columns=("nc0", "nc3"), budget: bo
         if _empty(axis):
             continue
         if not column.endswith("_acc"):
-            _log_scale(axis)
+            log_scale(axis)
         axis.set_xscale("symlog", linthresh=min(decays, default=1e-3))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(0, 1.5 * max(decays, default=1))
@@ -174,7 +168,7 @@ def interpolation(steps: dict[float, list[History]], profile: str, columns=("nc0
         )
         axis.set(xlabel="coupled share of the decay", title=f"final {LABELS[column]}")
         if not _empty(axis) and not column.endswith("_acc"):
-            _log_scale(axis)
+            log_scale(axis)
     ends = [Line2D([], [], ls="", marker="o", color=COLOURS[name], label=name) for name in ("AdamW", "Adam")]
     _finish(figure, ends, {"": [h for histories in steps.values() for h in histories]}, profile)
     return figure
@@ -191,8 +185,8 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
 
     A cell whose runs all fail the filter is hatched, its value grey: shown, not counted.
     """
-    figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 3.4), squeeze=False)
-    for axis, column in zip(axes.flat, columns):
+    figure, axes = _panels(len(columns), across=2)
+    for axis, column in zip(axes, columns):
         rows = [(h.run.momentum, h.run.wd, h.valid, h.final[column]) for h in histories]
         table = pd.DataFrame(rows, columns=["momentum", "wd", "valid", column])
         cells = table.pivot_table(index="momentum", columns="wd", values=column, aggfunc="mean")
@@ -207,7 +201,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
                     axis.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="0.8", lw=0))
                 colour = "0.45" if np.isnan(valid_value) else "black" if np.log10(valid_value) > dark else "white"
                 text = f"{value:.2g}" if np.isfinite(value) else "–"
-                axis.text(j, i, text.replace("e-0", "e-"), ha="center", va="center", fontsize=7, color=colour)
+                axis.text(j, i, text.replace("e-0", "e-"), ha="center", va="center", fontsize=8, color=colour)
         axis.set(title=f"final {LABELS[column]}", xlabel="weight decay", ylabel="momentum")
         axis.set_xticks(range(len(cells.columns)), [f"{wd:g}" for wd in cells.columns], fontsize=8)
         axis.set_yticks(range(len(cells.index)), [f"{momentum:g}" for momentum in cells.index], fontsize=8)
@@ -233,7 +227,7 @@ def scatter(
         if _empty(axis):
             continue
         if column == "nc1":
-            _log_scale(axis)
+            log_scale(axis)
         if x == "nc0":
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(LogLocator(numticks=5))
@@ -260,7 +254,7 @@ def law_figure(histories: list[History], profile: str):
         label = ", ".join(f"{name} {getattr(history.run, name):g}" for name in varied)
         axis.plot(steps, nc0 / nc0.iloc[0], "o", ms=3, color=colour, label=label)
     axis.set(xlabel="step", ylabel="NC0 / initial NC0")
-    _log_scale(axis)
+    log_scale(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     caption_below(figure, histories, profile)
     return figure
@@ -271,10 +265,10 @@ def sequence(n: int) -> list:
     return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
 
 
-def _panels(n: int):
+def _panels(n: int, across: int | None = None):
     """Two panels a row, or one or three in the only one, of a size whose text stays readable at the width of a page."""
-    columns = 3 if n == 3 else min(n, 2)
-    width, rows = {1: 6, 3: 3.2}.get(n, 4), -(-n // columns)
+    columns = across or (3 if n == 3 else min(n, 2))
+    width, rows = {1: 6, 3: 3.2}.get(columns, 4), -(-n // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 2.9 * rows), squeeze=False)
     for axis in axes.flat[n:]:
         axis.remove()
@@ -289,7 +283,7 @@ def _empty(axis) -> bool:
     return empty
 
 
-def _log_scale(axis) -> None:
+def log_scale(axis) -> None:
     """A logarithmic y axis with few, plain tick labels: powers of ten, and 2 and 5 times them on a short axis."""
     axis.set_yscale("log")
     axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))  # a network that decayed to zero would hide the others
@@ -330,8 +324,8 @@ def _mark_lr_drops(axis, groups: Groups) -> None:
         axis.axvline(epoch, color="grey", lw=0.7, ls=":", zorder=0)
 
 
-def _handles(groups: Groups, solid: bool = False) -> list[Line2D]:
-    return [Line2D([], [], **(_look(label) | ({"ls": "-"} if solid else {}))) for label in groups]
+def _handles(groups: Groups) -> list[Line2D]:
+    return [Line2D([], [], **_look(label)) for label in groups]
 
 
 def _finish(figure, handles, groups: Groups, profile: str) -> None:

@@ -20,12 +20,12 @@ def law_table(histories: list[History]):
         start = history.frame["nc0"].iloc[0]
         law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
         error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
-        rows.append(
-            (history.run.optimizer, f"{history.run.momentum:g}", history.run.seed, law[-1], measured[-1], error)
-        )
-    columns = ["optimizer", "momentum", "seed", "final / initial, law", "measured", "largest relative error above 1e-4"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.style.format("{:.3g}", subset=columns[3:]).hide(axis="index")
+        run = history.run
+        rows.append((run.optimizer, f"{run.momentum:g}", f"{run.wd:g}", run.seed, law[-1], measured[-1], error))
+    measured = ["final / initial, law", "measured", "largest error above 1e-4"]
+    table = pd.DataFrame(rows, columns=["optimizer", "momentum", "wd", "seed", *measured])
+    styled = table.style.format("{:.3g}", subset=measured).set_properties(**{"white-space": "nowrap"})
+    return styled.hide(axis="index")
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
@@ -40,14 +40,14 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
         for column in columns:
             final = np.array([h.final[column] for h in shown])
             change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in shown])
-            spread = f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
-            value = f"{final.mean():.3g}{spread} ({_percent(change)})" if np.isfinite(final).all() else "undefined"
+            spread = f"<br>±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
+            value = f"{final.mean():.3g}{spread}<br>({_percent(change)})" if np.isfinite(final).all() else "undefined"
             value = "diverged" if shown[0].diverged else value
             row[LABELS[column], "here"] = value
             row[LABELS[column], "paper"] = f"{published_values[label][column]:g}" if label in published_values else "–"
         accuracy = np.mean([h.final["train_acc"] for h in shown])
         dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
-        row["training accuracy", "here"] = f"{accuracy:.1%}{dropped}"
+        row["accuracy", "training"] = f"{accuracy:.1%}{dropped}"
         rows[label] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 

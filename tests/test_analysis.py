@@ -27,6 +27,8 @@ def test_pairs_compare_with_the_largest_decay_not_above():
     assert analysis.pairs(coupled, decoupled, "nc0") == (2, 3)
     failed = [*coupled[:3], history("Adam", 1, 0.1, train_acc=0.9)]
     assert analysis.pairs(failed, decoupled, "nc0") == (1, 3)  # 5 now meets 0.1
+    same_step = ([history(name, 0.1, nc0, momentum=0)] for name, nc0 in (("SGD", 1), ("SGDW", 2)))
+    assert analysis.pairs(*same_step, "nc0") == (0, 0)
     other_seed = [history("AdamW", 0.5, 9, seed=1)]
     assert analysis.pairs(coupled, other_seed, "nc0") == (0, 0)
 
@@ -116,6 +118,6 @@ def test_nothing_is_averaged_over_a_run_that_diverged():
         assert drawn and max(drawn) < 3, draw.__name__
         assert "1 diverged" in figure.texts[-1].get_text()
     table = tables.final_table({"SGD": [good, bad], "SGDW": [bad]}, {})
-    assert table.loc["SGD", ("NC0", "here")].startswith("2 (") and "1 of 2 dropped" in str(table.loc["SGD"].iloc[-1])
+    assert table.loc["SGD", ("NC0", "here")].startswith("2<br>(") and "1 of 2 dropped" in str(table.loc["SGD"].iloc[-1])
     assert table.loc["SGDW", ("NC0", "here")] == "diverged"
     assert analysis.best({"SGD": [bad]}) == {} and analysis.valid({"SGD": [good, bad]}) == [good]

@@ -65,8 +65,14 @@ def test_a_store_without_runs_has_only_lines_that_were_not_run():
 def test_the_papers_order_in_the_shipped_runs(shipped):
     """The signs that the book rests on, from the stored runs: not eyeballed."""
     board = scoreboard.board().set_index("item")
-    for item in ("Figure 1", "Figure 3", "Figure 5", "Figure 6", "Figure 8", "Figure 15", "Table 2"):
-        assert board.loc[item, "verdict"] == "agree", board.loc[item, "sees"]
+    expected = dict.fromkeys(("Figure 1", "Figure 5", "Figure 6", "Figure 15", "Figure 20", "Figure 40"), "agree")
+    # SGDW is far from SGD at one decay; SignGDW has not settled; SGD's best run has the smallest NC2
+    expected |= dict.fromkeys(("Figure 3", "Figure 8", "Table 2"), "partly")
+    for item, verdict in expected.items():
+        assert board.loc[item, "verdict"] == verdict, board.loc[item, "sees"]
+    look = {line.item: line.look for line in scoreboard.lines()}
+    # what else these lines say holds
+    assert min(look["Figure 3"]().shares[:3]) >= 0.9 and min(look["Figure 8"]().shares[:2]) == 1
 
 
 def test_the_manifest_counts_what_the_files_hold():
