@@ -77,7 +77,7 @@ def epoch(precision="bf16", channels_last=True, graphed=False, compiled=False):
     step, order = training.Step(model, optimizer, run), torch.Generator().manual_seed(0)
     step.graphed = graphed and step.graphed
     images, labels = dataset.train_images, dataset.train_labels
-    return lambda: training._epoch(model, optimizer, images, labels, run, order, step)
+    return lambda: training._epoch(step, images, labels, order)
 
 
 def neighbour(barrier, queue):

@@ -87,11 +87,11 @@ def plain(images, labels, run, dataset):
 
 def here(run, dataset):
     model = make_model(run, dataset, CPU)
-    optimizer, order = training.run_optimizer(model, run), torch.Generator().manual_seed(0)
+    step, order = training.Step(model, training.run_optimizer(model, run), run), torch.Generator().manual_seed(0)
 
     def steps():
         machine.keep_freed_memory(True)
-        training._epoch(model, optimizer, dataset.train_images, dataset.train_labels, run, order)
+        training._epoch(step, dataset.train_images, dataset.train_labels, order)
 
     def epoch():
         steps()

@@ -19,11 +19,11 @@ ARRAYS = {"Adam": 3, "AdamW": 3, "SGDW": 2}
 
 def step(run, dataset):
     model = make_model(run, dataset, torch.device("cpu"))
-    optimizer = training.run_optimizer(model, run)
+    step = training.Step(model, training.run_optimizer(model, run), run)
 
     def steps():
         for _ in range(STEPS):
-            training._epoch(model, optimizer, dataset.train_images, dataset.train_labels, run, None)
+            training._epoch(step, dataset.train_images, dataset.train_labels, None)
 
     return steps
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -62,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "pack":
             if not histories:
                 raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
-            options.file.parent.mkdir(parents=True, exist_ok=True)
             write(histories, options.file)
             if options.made_by:
                 describe(options.file, options.made_by, options.commit)
@@ -112,13 +112,11 @@ def _sweep(options) -> int:
 
 def _print_plan(entries: list[tuple[str, Run]], missing: list[Run], options) -> None:
     """Counts by setting, and what is missing times what a step costs here and now."""
-    seen, rows, lacking = set(), [], {run.hash for run in missing}
-    for name, run in entries:
-        new = run.hash not in seen
-        seen.add(run.hash)
-        rows.append((run.arch, run.dataset, name, 1, new, new and run.hash not in lacking))
-    plan = pd.DataFrame(rows, columns=["arch", "dataset", "optimizer", "runs", "distinct", "stored"])
-    print(plan.groupby(["arch", "dataset", "optimizer"], sort=False).sum().to_string())
+    rows = [(run.arch, run.dataset, name, 1, run.hash) for name, run in entries]
+    plan = pd.DataFrame(rows, columns=["arch", "dataset", "optimizer", "runs", "hash"])
+    plan["distinct"] = ~plan["hash"].duplicated()
+    plan["stored"] = plan["distinct"] & ~plan["hash"].isin([run.hash for run in missing])
+    print(plan.drop(columns="hash").groupby(["arch", "dataset", "optimizer"], sort=False).sum().to_string())
     if not missing:
         return
     device = pick_device(options.device)
@@ -148,14 +146,9 @@ def _condition(text: str) -> tuple[str, str]:
 
 def _matches(run: Run, name: str, value: str) -> bool:
     found = getattr(run, name)
-    return str(found) == value or (isinstance(found, float) and _number(value) == found)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    with contextlib.suppress(ValueError):
+        return found == float(value) if isinstance(found, float) else str(found) == value
+    return False
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
     return int(sum(found)), len(found)
 
 
+def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
+    """The counts of `pairs` for one rule, as half a sentence and as shares."""
+    coupled = published.COUPLED[decoupled]
+    counts = {c: pairs(groups[coupled], groups[decoupled], c) for c in columns}
+    text = ", ".join(f"{c.upper()} in {k} of {n}" for c, (k, n) in counts.items())
+    return f"{decoupled} above {coupled} in {text} pairs", [k / n if n else 0.0 for k, n in counts.values()]
+
+
 def rank_correlation(histories: list[History], column: str, along: str = "wd") -> tuple[float, int]:
     """Spearman's rank correlation of a final metric with a field of Run, and the number of groups it is the mean of.
 
@@ -63,15 +71,16 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
     for h in {h.run: h for h in histories if h.valid}.values():
         kept = like(h.run) if along == "wd" else (*like(h.run, along), h.run.wd)
         groups.setdefault(kept, []).append((getattr(h.run, along), h.final[column]))
-    tables = [pd.DataFrame(points, columns=["x", "y"], dtype=float) for points in groups.values() if len(points) > 2]
-    found = [t.rank().corr().loc["x", "y"] for t in tables]
+    found = [
+        pd.DataFrame(points, dtype=float).corr("spearman").loc[0, 1] for points in groups.values() if len(points) > 2
+    ]
     return (float(np.nanmean(found)) if found else float("nan")), len(found)
 
 
-def best(groups: Groups, column: str = "nc3") -> dict[str, History]:
-    """Of each optimizer the valid run with the smallest final value (Tables 2 and 4)."""
+def best(groups: Groups) -> dict[str, History]:
+    """Of each optimizer the valid run with the smallest final NC3 (Tables 2 and 4)."""
     kept = {name: [h for h in histories if h.valid] for name, histories in groups.items()}
-    return {name: min(runs, key=lambda h: h.final[column]) for name, runs in kept.items() if runs}
+    return {name: min(runs, key=lambda h: h.final["nc3"]) for name, runs in kept.items() if runs}
 
 
 def regression(histories: list[History], y: str = "nc3") -> pd.DataFrame:

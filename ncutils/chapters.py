@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import itertools
 
 from IPython.display import Markdown, display
@@ -11,6 +10,7 @@ from IPython.display import Markdown, display
 from ncutils import project_folder
 from ncutils.analysis import Groups, stored_grid
 from ncutils.sweeps import train_all
+from ncutils.training import unknown
 
 
 def grid_runs(grid: str, train: bool = False, device: str | None = None, **fields) -> Groups:
@@ -38,6 +38,12 @@ def grid_runs(grid: str, train: bool = False, device: str | None = None, **field
     return groups
 
 
+def trained(groups: dict, device: str | None = None) -> dict:
+    """The Histories of labelled lists of Runs, read or trained side by side (`sweeps.train_all`)."""
+    found = iter(train_all([run for runs in groups.values() for run in runs], device=device))
+    return {label: list(itertools.islice(found, len(runs))) for label, runs in groups.items()}
+
+
 def check_parameters(cells: list[str]) -> None:
     """Refuses parameters that papermill injected and the chapter does not declare: a mistyped name is an error.
 
@@ -50,9 +56,7 @@ def check_parameters(cells: list[str]) -> None:
         declared = _assigned(declaring)
         for name in _assigned(cell):
             if name not in declared:
-                close = difflib.get_close_matches(name, declared, n=1)
-                hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ValueError(f"unknown parameter {name!r}: {hint}this chapter takes {', '.join(declared)}")
+                raise ValueError(unknown(name, declared, "this chapter takes"))
 
 
 def _assigned(source: str) -> list[str]:

@@ -68,28 +68,21 @@ def show(chart: alt.TopLevelMixin) -> None:
 
 def two_runs(groups: Groups) -> alt.TopLevelMixin:
     """Training curves of any two stored runs, A and B, laid over one another."""
-    table, menus, chosen = _curves(groups), [], []
+    table, menus, costs = _curves(groups), [], {}
     for side, optimizer in (("A", "Adam"), ("B", "AdamW")):
         start = _start(table) | {"optimizer": optimizer}
-        params, cost = _menus(table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side)
+        params, costs[side] = _menus(table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side)
         menus += params
-        chosen.append(cost)
-    base = _chart(table).transform_calculate(A=chosen[0], B=chosen[1]).transform_fold(["A", "B"], ["run", "cost"])
-    near = _nearest(base, ["run"])
-    colour = alt.Color("run:N").scale(domain=["A", "B"], range=["#111111", "#00876c"]).title("run")
-    dashes = alt.StrokeDash("run:N").scale(domain=["A", "B"], range=[[1, 0], [5, 3]]).title("run")
-    return _page(_panels(near, colour, dashes), _final_text(near, "datum.run + ':  ' + "), menus)
+    base = _chart(table).transform_calculate(**costs).transform_fold(["A", "B"], ["run", "cost"])
+    return _compared(base, "run", {"A": "#111111", "B": "#00876c"}, menus)
 
 
 def coupled_and_decoupled(groups: Groups) -> alt.TopLevelMixin:
     """Training curves of one rule with coupled and with decoupled decay, as close as stored runs come to one weight decay."""
     table = _curves(groups)
     menus, cost = _menus(table, ("arch", "dataset", "rule", "lr", "momentum", "wd"), _start(table))
-    near = _nearest(_chart(table).transform_calculate(cost=cost), ["decay"])
-    sides = ["coupled", "decoupled"]
-    colour = alt.Color("decay:N").scale(domain=sides, range=[COLOURS["Adam"], COLOURS["AdamW"]])
-    dashes = alt.StrokeDash("decay:N").scale(domain=sides, range=[[1, 0], [5, 3]])
-    return _page(_panels(near, colour, dashes), _final_text(near, "datum.decay + ':  ' + "), menus)
+    base = _chart(table).transform_calculate(cost=cost)
+    return _compared(base, "decay", {"coupled": COLOURS["Adam"], "decoupled": COLOURS["AdamW"]}, menus)
 
 
 def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
@@ -287,10 +280,14 @@ def _nearest(chart: alt.Chart, groupby: list[str]) -> alt.Chart:
     return least.transform_filter("datum.cost < datum.least + 1e-9")
 
 
-def _panels(near: alt.Chart, colour, dashes) -> alt.TopLevelMixin:
-    """NC0 to NC3 over the epochs, one panel each; a line a seed."""
+def _compared(base: alt.Chart, key: str, colours: dict[str, str], menus) -> alt.TopLevelMixin:
+    """The runs nearest to the menus' choices, one for each value of `key`: NC0 to NC3 over the epochs, one panel each, a
+    line a seed; and which runs they are."""
+    near = _nearest(base, [key])
+    colour = alt.Color(f"{key}:N").scale(domain=list(colours), range=list(colours.values()))
+    dashes = alt.StrokeDash(f"{key}:N").scale(domain=list(colours), range=[[1, 0], [5, 3]])
     names = ", ".join(f"{m}: '{LABELS[m]}'" for m in METRICS)
-    return (
+    panels = (
         near.transform_flatten(["epoch", *METRICS])
         .transform_fold(list(METRICS), ["key", "value"])
         .transform_filter("datum.value > 0")
@@ -307,22 +304,22 @@ def _panels(near: alt.Chart, colour, dashes) -> alt.TopLevelMixin:
         .facet(alt.Facet("metric:N").title(None), columns=2)
         .resolve_scale(y="independent")
     )
+    return _page(panels, _final_text(near, key), menus)
 
 
-def _final_text(near: alt.Chart, head: str) -> alt.Chart:
+def _final_text(near: alt.Chart, key: str) -> alt.Chart:
     """Which runs are shown and where they end, as text: the mean over their seeds."""
     last = {f"last_{m}": f"datum.{m}[length(datum.{m}) - 1]" for m in (*METRICS, "train_acc")}
     group = ["arch", "dataset", "optimizer", "lr", "momentum", "wd"]
-    who = "datum.optimizer + ', lr ' + datum.lr + ', momentum ' + datum.momentum + ', wd ' + datum.wd"
+    who = f"datum.{key} + ':  ' + datum.optimizer + ', lr ' + datum.lr + ', momentum ' + datum.momentum + ', wd ' + datum.wd"
     ends = " + ', ' + ".join(f"'{LABELS[m]} ' + format(datum.{m}, '.3~g')" for m in METRICS)
-    key = "run" if "run" in head else "decay"
     return (
         near.transform_calculate(**last)
         .transform_aggregate(
             n="count()", **{m: f"mean(last_{m})" for m in (*METRICS, "train_acc")}, groupby=[*group, key]
         )
         .transform_calculate(
-            text=f"[{head}{who}, datum.arch + ' on ' + datum.dataset + ', ' + datum.n + (datum.n > 1 ? ' seeds' : ' seed')"
+            text=f"[{who}, datum.arch + ' on ' + datum.dataset + ', ' + datum.n + (datum.n > 1 ? ' seeds' : ' seed')"
             f" + ', training accuracy ' + format(datum.train_acc, '.1%'), 'ends at ' + {ends}]"
         )
         .mark_text(align="left", baseline="top", fontSize=12, lineHeight=16)

@@ -126,11 +126,15 @@ def _load(
     folder: Path, name: str, n_train: int | None, n_test: int | None, device: str, image_size: int | None
 ) -> Dataset:
     """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
-    train, test = splits(name)
+    both = splits(name)
+    n_classes = int(both[0].labels.max()) + 1
+    chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
+    y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
     if image_size is not None and name not in SOURCES:
-        return _streamed(train, test, name, n_train, n_test, torch.device(device), image_size)
-    x, y = _pick(train, n_train, "n_train", name)
-    x_test, y_test = _pick(test, n_test, "n_test", name)
+        paths = [[split.paths[i] for i in indices] for split, indices in zip(both, chosen)]
+        x, x_test = _streamed(*paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size)
+        return Dataset(x, y, x_test, y_test, n_classes)
+    x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     numbers = x.float()
     mean, std = numbers.mean((0, 2, 3), keepdim=True), numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
@@ -143,8 +147,7 @@ def _load(
             images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
 
-    n_classes = int(train.labels.max()) + 1
-    return Dataset(on_device(x), y.to(device), on_device(x_test), y_test.to(device), n_classes)
+    return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes)
 
 
 def splits(name: str) -> tuple[Split, Split]:
@@ -183,13 +186,7 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
     return np.lexsort((labels, rank))
 
 
-def _pick(split: Split, n: int | None, parameter: str, name: str):
-    indices = _chosen(split, n, parameter, name)
-    images = torch.from_numpy(np.ascontiguousarray(split.images(indices)))
-    return images, torch.from_numpy(split.labels[indices]).to(torch.int64)
-
-
-def _chosen(split: Split, n: int | None, parameter: str, name: str) -> np.ndarray:
+def _chosen(split: Split, parameter: str, n: int | None, name: str) -> np.ndarray:
     total = len(split.labels)
     if n is not None and not 0 < n <= total:
         raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none")
@@ -198,21 +195,15 @@ def _chosen(split: Split, n: int | None, parameter: str, name: str) -> np.ndarra
     return np.arange(total) if n is None else balanced_order(split.labels)[:n]
 
 
-def _streamed(train, test, name, n_train, n_test, device, size) -> Dataset:
-    """Mean and standard deviation of each channel are those of 1,000 training images, every class in turn."""
-    parts = []
-    for split, n, parameter in ((train, n_train, "n_train"), (test, n_test, "n_test")):
-        indices = _chosen(split, n, parameter, name)
-        images = Streamed([split.paths[i] for i in indices], size)
-        parts += [images, torch.from_numpy(split.labels[indices]).to(torch.int64)]
-    sample = balanced_order(parts[1].numpy())[:1000]
-    pixels = torch.stack([parts[0][i] for i in sample]).double()
-    for images in parts[::2]:
+def _streamed(paths, test_paths, sample, device, size) -> tuple[Streamed, Streamed]:
+    """Mean and standard deviation of each channel are those of a sample of the training images."""
+    train, test = Streamed(paths, size), Streamed(test_paths, size)
+    pixels = torch.stack([train[i] for i in sample]).double()
+    for images in (train, test):
         images.device = device
         images.mean = pixels.mean((0, 2, 3)).float()[:, None, None].to(device)
         images.std = pixels.std((0, 2, 3)).float().clamp_min(1e-12)[:, None, None].to(device)
-    images, labels, test_images, test_labels = parts
-    return Dataset(images, labels.to(device), test_images, test_labels.to(device), int(train.labels.max()) + 1)
+    return train, test
 
 
 def _digits(n_classes: int = 10) -> tuple[Split, Split]:
@@ -296,18 +287,15 @@ def _folder(folder: Path) -> Split:
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in files])
 
     def images(indices):
-        out = None
-        for i, index in enumerate(indices):
-            pixels = np.asarray(_open(paths[index])).transpose(2, 0, 1)
-            if out is None:
-                out = np.empty((len(indices), *pixels.shape), dtype=np.uint8)
-            if pixels.shape != out.shape[1:]:
+        pixels = [np.asarray(_open(paths[index])) for index in indices]
+        height, width, _ = pixels[0].shape
+        for index, (h, w, _) in zip(indices, (image.shape for image in pixels)):
+            if (h, w) != (height, width):
                 raise ValueError(
-                    f"dataset: {paths[index]} has {pixels.shape[2]} x {pixels.shape[1]} pixels, others have "
-                    f"{out.shape[3]} x {out.shape[2]}; all images must have one size, or image_size must be set"
+                    f"dataset: {paths[index]} has {w} x {h} pixels, others have {width} x {height}; "
+                    "all images must have one size, or image_size must be set"
                 )
-            out[i] = pixels
-        return out
+        return np.stack(pixels).transpose(0, 3, 1, 2)
 
     return Split(labels, images, paths)
 

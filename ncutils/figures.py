@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ncutils import metrics, published
@@ -33,12 +34,10 @@ def set_style() -> None:
     plt.style.use("seaborn-v0_8-whitegrid")
     plt.rcParams |= {"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10}
     plt.rcParams |= {"figure.constrained_layout.use": True, "svg.fonttype": "none", "savefig.bbox": "tight"}
-    try:
+    with contextlib.suppress(ImportError):  # outside a notebook there is no inline backend
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")
-    except ImportError:  # outside a notebook there is no inline backend
-        pass
 
 
 def caption(histories: list[History], profile: str) -> str:
@@ -72,23 +71,15 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
     looks = _looks(groups)
     for axis, column in zip(axes, columns):
         for label, histories in groups.items():
-            curves = _curves(histories, column)
-            look = {**looks[label], "alpha": 1.0 if all(h.valid for h in histories) else 0.35}
-            axis.plot(curves.index, curves.mean(axis=1), **look, markevery=max(1, len(curves) // 6))
-            if curves.shape[1] > 1:
-                axis.fill_between(
-                    curves.index, *_band(curves.agg(["mean", "std"], axis=1)), color=look["color"], alpha=0.15, lw=0
-                )
+            _mean_and_spread(axis, _curves(histories, column), **looks[label], **_faint(histories), markevery=1 / 6)
         if column == "nc0":
-            for label, (epochs, values) in (laws or {}).items():
-                axis.plot(epochs, values, ".", ms=4, color="black", mfc="none", zorder=5)
+            for i, points in enumerate((laws or {}).values()):
+                label = None if i else "closed form"
+                axis.plot(*points, ".", ms=4, color="black", mfc="none", zorder=5, label=label)
         axis.set(xlabel="epoch", title=LABELS.get(column, column))
         log_scale(axis)
         _mark_lr_drops(axis, groups)
-    handles = [Line2D([], [], **look) for look in looks.values()]
-    if laws:
-        handles.append(Line2D([], [], color="black", marker=".", ls="", label="closed form"))
-    _finish(figure, handles, groups, profile)
+    _finish(figure, groups, profile)
     return figure
 
 
@@ -101,13 +92,12 @@ def singular_value_curves(groups: Groups, profile: str):
     figure, axes = _panels(len(titles), across=2)
     for axis, (column, title) in zip(axes, titles.items()):
         for label, histories in groups.items():
-            mean = _curves(histories, column).mean(axis=1)
-            look = _look(label) | {"alpha": 1.0 if all(h.valid for h in histories) else 0.35}
-            axis.plot(mean.index, mean, **look | {"markevery": max(1, len(mean) // 6)})
+            look = _look(label) | {"markevery": 1 / 6} | _faint(histories)
+            axis.plot(_curves(histories, column).groupby(level=0).mean(), **look)
         axis.set(xlabel="epoch", title=title)
         log_scale(axis)
         _mark_lr_drops(axis, groups)
-    _finish(figure, _handles(groups), groups, profile)
+    _finish(figure, groups, profile)
     return figure
 
 
@@ -121,20 +111,10 @@ def decay_sweep(groups: Groups, profile: str, columns=("nc0", "nc3"), budget: bo
     for axis, column in zip(axes, columns):
         decays = []
         for label, histories in groups.items():
-            points = pd.DataFrame(
-                [
-                    (_half_decade(decay_budget(h)) if budget else h.run.wd, h.final[column])
-                    for h in histories
-                    if h.valid
-                ],
-                columns=["decay", column],
-                dtype=float,
-            )
-            stats = points.groupby("decay")[column].agg(["mean", "std"])
-            decays += [d for d in stats.index if d > 0]
-            look = _look(label)
-            axis.plot(stats.index, stats["mean"], **look)
-            axis.fill_between(stats.index, *_band(stats), color=look["color"], alpha=0.15, lw=0)
+            kept = [h for h in histories if h.valid]
+            x = np.array([_half_decade(decay_budget(h)) if budget else h.run.wd for h in kept], dtype=float)
+            _mean_and_spread(axis, pd.Series([h.final[column] for h in kept], x, dtype=float), **_look(label))
+            decays += [d for d in x if d > 0]
         axis.set(xlabel="decay budget, wd × sum of lr" if budget else "weight decay")
         axis.set(title=LABELS[column] if column.endswith("_acc") else f"final {LABELS[column]}")
         if _empty(axis):
@@ -144,7 +124,7 @@ def decay_sweep(groups: Groups, profile: str, columns=("nc0", "nc3"), budget: bo
         axis.set_xscale("symlog", linthresh=min(decays, default=1e-3))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlim(0, 1.5 * max(decays, default=1))
-    _finish(figure, _handles(groups), groups, profile)
+    _finish(figure, groups, profile)
     return figure
 
 
@@ -160,24 +140,28 @@ def interpolation(steps: dict[float, list[History]], profile: str, columns=("nc0
     figure, axes = _panels(len(columns) + 2)
     for axis, column in zip(axes, (*columns, "train_acc", "test_acc")):
         points = [(share, h.final[column]) for share, histories in steps.items() for h in histories if h.valid]
-        stats = pd.DataFrame(points, columns=["share", "y"], dtype=float).groupby("share")["y"].agg(["mean", "std"])
-        axis.plot(stats.index, stats["mean"], color="0.3", lw=1, zorder=1)
-        axis.fill_between(stats.index, *_band(stats), color="0.3", alpha=0.15, lw=0)
-        axis.scatter(
-            stats.index, stats["mean"], c=stats.index, cmap=_FROM_DECOUPLED_TO_COUPLED, vmin=0, vmax=1, zorder=2
-        )
+        shares, values = np.array(points, dtype=float).reshape(-1, 2).T
+        mean = _mean_and_spread(axis, pd.Series(values, shares), color="0.3", lw=1, zorder=1)
+        axis.scatter(mean.index, mean, c=mean.index, cmap=_FROM_DECOUPLED_TO_COUPLED, vmin=0, vmax=1, zorder=2)
         axis.set(xlabel="coupled share of the decay", title=f"final {LABELS[column]}")
         if not _empty(axis) and not column.endswith("_acc"):
             log_scale(axis)
-    ends = [Line2D([], [], ls="", marker="o", color=COLOURS[name], label=name) for name in ("AdamW", "Adam")]
-    _finish(figure, ends, {"": [h for histories in steps.values() for h in histories]}, profile)
+    for name in ("AdamW", "Adam"):
+        axes[0].plot([], [], "o", color=COLOURS[name], label=name)
+    _finish(figure, steps, profile)
     return figure
 
 
-def _band(stats: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Mean minus and plus one standard deviation; a tenth of the mean at least, since a logarithmic axis has no zero."""
-    spread = stats["std"].fillna(0)
-    return np.maximum(stats["mean"] - spread, stats["mean"] * 0.1), stats["mean"] + spread
+def _mean_and_spread(axis, values: pd.Series, **look) -> pd.Series:
+    """Draws and returns the mean of the values at each index, in a band of one standard deviation, cut off at a tenth of
+    the mean, since a logarithmic axis has no zero."""
+    stats = values.groupby(level=0).agg(["mean", "std"])
+    mean, spread = stats["mean"], stats["std"].fillna(0)
+    axis.plot(mean.index, mean, **look)
+    axis.fill_between(
+        mean.index, np.maximum(mean - spread, 0.1 * mean), mean + spread, color=look["color"], alpha=0.15, lw=0
+    )
+    return mean
 
 
 def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc3")):
@@ -239,7 +223,7 @@ def scatter(
                 axis.plot(ends, line["intercept"] + line["beta"] * np.log10(ends), color="black", lw=1)
                 axis.set_xlim(ends)
                 axis.set_title(f"{axis.get_title()}  slope {line['beta']:.3f}, R² {line['r2']:.2f}".strip())
-    _finish(figure, _handles(groups), groups, profile)
+    _finish(figure, groups, profile)
     return figure
 
 
@@ -295,10 +279,14 @@ def log_scale(axis) -> None:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _curves(histories: list[History], column: str) -> pd.DataFrame:
-    """epoch x run."""
+def _curves(histories: list[History], column: str) -> pd.Series:
+    """The values of all runs by epoch."""
     kept = [h for h in histories if not h.diverged] or histories[:1]  # no mean over curves that break off
-    return pd.concat([h.frame.set_index("epoch")[column] for h in kept], axis=1)
+    return pd.concat([h.frame.set_index("epoch")[column] for h in kept])
+
+
+def _faint(histories: list[History]) -> dict:
+    return {"alpha": 1.0 if all(h.valid for h in histories) else 0.35}
 
 
 def _look(label: str) -> dict:
@@ -324,18 +312,11 @@ def _mark_lr_drops(axis, groups: Groups) -> None:
         axis.axvline(epoch, color="grey", lw=0.7, ls=":", zorder=0)
 
 
-def _handles(groups: Groups) -> list[Line2D]:
-    return [Line2D([], [], **_look(label)) for label in groups]
-
-
-def _finish(figure, handles, groups: Groups, profile: str) -> None:
-    """Legend on top, caption underneath."""
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
-        frameon=False,
-    )
+def _finish(figure, groups: Groups, profile: str) -> None:
+    """Legend of the first panel's lines on top, caption underneath."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     caption_below(figure, [h for histories in groups.values() for h in histories], profile)
 
 

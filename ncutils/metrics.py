@@ -179,10 +179,6 @@ def _rows(p: int) -> int:
     return max(64, _CHUNK_BYTES // (4 * p))
 
 
-def _working_dtype(features):
-    return torch.float64 if features.dtype == torch.float64 else torch.float32
-
-
 def _between_class_svd(centred, scale, dtype):
     """Thin SVD M^T = U diag(s) V^T -> (U [K, r], s [r], V^T [r, p]), cut at the true rank r.
 
@@ -206,7 +202,7 @@ def _within_class_pass(features, labels, means, w, bias):
     a = diag(1/s) V^T d, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of ||h - mu_k||^2,
     which is ||m_k||^2 - 2 m_k . (h - mu_G) and a term without k, where M^T (h - mu_G) = U diag(s^2) (a + U_y).
     """
-    dtype, (n, p) = _working_dtype(features), features.shape
+    dtype, (n, p) = torch.promote_types(features.dtype, torch.float32), features.shape
     rank, projection, of_means, to_means, squared_norms = _tables(means, w, bias, dtype)
     mu, columns = means.to(dtype), projection.shape[1]
 

@@ -21,11 +21,7 @@ class Signum(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -39,7 +35,6 @@ class Signum(torch.optim.Optimizer):
                 torch._foreach_lerp_(averages, direction, 1 - group["momentum"])
                 direction = averages
             torch._foreach_add_(params, torch._foreach_sign(direction), alpha=-group["lr"])
-        return loss
 
 
 def _fused(params) -> bool:

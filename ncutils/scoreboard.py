@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,11 @@ import pandas as pd
 import yaml
 
 from ncutils import analysis, project_folder, published
-from ncutils.analysis import Groups
+from ncutils.analysis import Groups, pairs_in_words
 from ncutils.figures import LABELS
 from ncutils.store import Store
 from ncutils.sweeps import read_grid
 from ncutils.training import History, exact_law
-
-COUPLED = {"SGDW": "SGD", "AdamW": "Adam", "SignumW": "Signum"}
 
 
 @dataclass(frozen=True)
@@ -110,13 +109,13 @@ def _numbers(values) -> str:
 # ---- where the runs are
 
 
-def _of_chapter(chapter: str, same: tuple[str, ...], keep=None, enough=bool) -> tuple[list[History], dict]:
+def _of_chapter(chapter: str, same: tuple[str, ...], keep, enough=bool) -> tuple[list[History], dict]:
     """A chapter's stored runs and its parameters p, at the paper's profile or else the laptop's: runs that are the same as p in
     these fields and that keep(run, p), if there are `enough` of them."""
     for profile in ("paper", "laptop"):
         p = yaml.safe_load((project_folder("params") / profile / f"{chapter}.yaml").read_text())
-        runs = [h for h in Store().histories() if all(getattr(h.run, name) == p.get(name) for name in same)]
-        runs = [h for h in runs if keep is None or keep(h.run, p)]
+        same_as_p = [h for h in Store().histories() if all(getattr(h.run, name) == p.get(name) for name in same)]
+        runs = [h for h in same_as_p if keep(h.run, p)]
         if enough(runs):
             return runs, p
     raise LookupError("no run of this setting is stored")
@@ -157,15 +156,9 @@ def _all(groups: Groups) -> list[History]:
 # ---- what is compared
 
 
-def _pairs(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
-    counts = {c: analysis.pairs(groups[COUPLED[decoupled]], groups[decoupled], c) for c in columns}
-    text = ", ".join(f"{LABELS[c]} in {k} of {n}" for c, (k, n) in counts.items())
-    return f"{decoupled} above {COUPLED[decoupled]} in {text} pairs", [k / n if n else 0.0 for k, n in counts.values()]
-
-
 def _adam_over_wd(arch: str, dataset: str) -> Seen:
     groups = _grid(arch, dataset)
-    text, shares = _pairs(groups, "AdamW")
+    text, shares = pairs_in_words(groups, "AdamW")
     return Seen(text, shares, groups["Adam"] + groups["AdamW"])
 
 
@@ -174,7 +167,7 @@ def _signum_and_sgd_over_wd(arch: str, dataset: str) -> Seen:
     falls = {
         (name, c): analysis.rank_correlation(groups[name], c)[0] for name in ("SGD", "Signum") for c in ("nc0", "nc3")
     }
-    text, shares = _pairs(groups, "SignumW")
+    text, shares = pairs_in_words(groups, "SignumW")
     down = np.mean([r <= -0.8 for r in falls.values()])  # nan, where too few runs are valid, counts against it
     known = [r for r in falls.values() if np.isfinite(r)]
     ranks = (
@@ -210,7 +203,7 @@ def _follows(arch: str, dataset: str, column: str, by_lr: bool = False) -> Seen:
     slopes = ", ".join(f"{s:+.3f}" for s in fits["beta"])
     explained = ", ".join(f"{r:.2f}" for r in fits["r2"])
     rates = f" at lr {', '.join(label[3:] for label in fits.index)}" if by_lr else ""
-    return Seen(f"slope {slopes}, R² {explained}{rates}", [float(np.mean(fits["ci_low"] > 0))], _all(groups))
+    return Seen(f"slope {slopes}, R² {explained}{rates}", [np.mean(fits["ci_low"] > 0)], _all(groups))
 
 
 def _follows_less(arch: str, dataset: str, column: str, by_lr: bool = False) -> Seen:
@@ -218,7 +211,7 @@ def _follows_less(arch: str, dataset: str, column: str, by_lr: bool = False) -> 
     seen = _follows(arch, dataset, column, by_lr)
     fits, of_nc3 = (analysis.regression(analysis.valid(_grid(arch, dataset)), c) for c in (column, "nc3"))
     rows = fits.index.drop("all") if by_lr else ["all"]
-    less = float(np.mean(fits.loc[rows, "r2"] < of_nc3.loc[rows, "r2"]))
+    less = np.mean(fits.loc[rows, "r2"] < of_nc3.loc[rows, "r2"])
     return Seen(seen.text, [less, *seen.shares], seen.runs)
 
 
@@ -228,11 +221,8 @@ def _heat_map() -> Seen:
         c: analysis.rank_correlation([h for h in runs if h.run.wd], c, "momentum")[0] for c in ("nc0", "nc2", "nc3")
     }
     decay = {c: analysis.rank_correlation(runs, c)[0] for c in ("nc0", "nc2", "nc3")}
-    text = "; ".join(
-        f"rank correlation with {name} " + ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in found.items())
-        for name, found in (("momentum", momentum), ("wd", decay))
-    )
-    return Seen(text, [float(np.mean([r <= -0.8 for r in found.values()])) for found in (momentum, decay)], runs)
+    text = f"rank correlation with momentum {_signed(momentum)}; rank correlation with wd {_signed(decay)}"
+    return Seen(text, [np.mean([r <= -0.8 for r in found.values()]) for found in (momentum, decay)], runs)
 
 
 def _table1_runs() -> Groups:
@@ -248,8 +238,17 @@ def _table1_runs() -> Groups:
     return {n: [h for h in runs if h.run.optimizer == n and not h.diverged] for n in published.OPTIMIZERS}
 
 
-def _ends(groups: Groups, column: str) -> dict[str, float]:
-    return {name: float(np.mean([h.final[column] for h in runs])) for name, runs in groups.items()}
+def _finals(runs: list[History], columns, x: list[float]) -> pd.DataFrame:
+    """A row a run: x, and final values."""
+    return pd.DataFrame([{c: h.final[c] for c in columns} for h in runs], dtype=float).assign(x=x)
+
+
+def _ends(groups: Groups, column: str) -> pd.Series:
+    return pd.Series({name: np.mean([h.final[column] for h in runs]) for name, runs in groups.items()})
+
+
+def _signed(values) -> str:
+    return ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in values.items())
 
 
 def _training_curves() -> Seen:
@@ -257,8 +256,8 @@ def _training_curves() -> Seen:
     shares, words = [], []
     for column in ("nc0", "nc1", "nc2", "nc3"):
         ends = _ends(groups, column)
-        above = [ends[d] > ends[c] for d, c in COUPLED.items()]
-        shares.append(float(np.mean(above)))
+        above = [ends[d] > ends[c] for d, c in published.COUPLED.items()]
+        shares.append(np.mean(above))
         words.append(f"{LABELS[column]} {sum(above)} of 3")
     return Seen("decoupled above coupled: " + ", ".join(words) + " rules", shares, _all(groups))
 
@@ -268,7 +267,7 @@ def _singular_values(names: tuple[str, ...]) -> Seen:
     change = {n: np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in groups[n]]) for n in names}
     shares = [float(factor > 1 if n in ("AdamW", "SignumW") else factor < 0.5) for n, factor in change.items()]
     text = "smallest singular value of W, end over start: " + ", ".join(f"{n} {f:.2g}" for n, f in change.items())
-    return Seen(text, [float(np.mean(shares))], [h for n in names for h in groups[n]])
+    return Seen(text, [np.mean(shares)], [h for n in names for h in groups[n]])
 
 
 def _signumw_singular_values() -> Seen:
@@ -288,13 +287,13 @@ def _interpolation() -> Seen:
         lambda runs: len({h.run.coupled_wd for h in runs if h.valid}) > 3,
     )
     runs = [h for h in runs if h.valid]
-    table = pd.DataFrame([(h.run.coupled_wd, *(h.final[c] for c in ("nc0", "nc2", "nc3", "test_acc"))) for h in runs])
-    means = table.astype(float).groupby(0).mean()
-    ranks = {c: means.reset_index().rank().corr().loc[0, i] for i, c in enumerate(("nc0", "nc2", "nc3"), 1)}
-    spread = means[4].max() - means[4].min()
-    text = ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in ranks.items())
-    text = f"rank correlation with the coupled share {text}; test accuracy varies by {100 * spread:.1f} points"
-    return Seen(text, [float(np.mean([r <= -0.8 for r in ranks.values()])), float(spread < 0.02)], runs)
+    means = _finals(runs, ("nc0", "nc2", "nc3", "test_acc"), [h.run.coupled_wd for h in runs]).groupby("x").mean()
+    ranks = means.reset_index().corr("spearman").loc["x", ["nc0", "nc2", "nc3"]]
+    spread = means["test_acc"].max() - means["test_acc"].min()
+    text = (
+        f"rank correlation with the coupled share {_signed(ranks)}; test accuracy varies by {100 * spread:.1f} points"
+    )
+    return Seen(text, [(ranks <= -0.8).mean(), spread < 0.02], runs)
 
 
 def _sign_descent() -> Seen:
@@ -317,7 +316,7 @@ def _sign_descent() -> Seen:
         words.append(f"{label} {start:.2g}, at most {peak:.2g}, ends at {end:.2g}")
     text = f"NC0 of {'; '.join(words)}, {100 * (np.mean(settles) - 1):+.0f} % in the last third"
     shares = (turns, stays, [abs(s - 1) < 0.05 for s in settles])
-    return Seen(text, [float(np.mean(share)) for share in shares], runs)
+    return Seen(text, [np.mean(share) for share in shares], runs)
 
 
 def _ufm() -> Seen:
@@ -328,7 +327,7 @@ def _ufm() -> Seen:
     }
     factors = {(c, n): m["AdamW"] / m[n] for c, m in medians.items() for n in ("Adam", "SGDW")}
     text = "median AdamW over " + ", ".join(f"{n} {LABELS[c]} {f:.2g} ×" for (c, n), f in factors.items())
-    return Seen(text, [float(np.mean([f >= 10 for f in factors.values()]))], runs)
+    return Seen(text, [np.mean([f >= 10 for f in factors.values()])], runs)
 
 
 def _longer(*optimizers: str) -> tuple[list[History], dict]:
@@ -341,14 +340,14 @@ def _longer(*optimizers: str) -> tuple[list[History], dict]:
 def _more_epochs() -> Seen:
     runs, p = _longer("Adam", "AdamW")
     groups = _named(runs)
-    text, shares = _pairs(groups, "AdamW")
+    text, shares = pairs_in_words(groups, "AdamW")
     changes = []
     for h in groups["AdamW"]:
         before = Store().get(h.run.model_copy(update={"epochs": p["epochs_before"]}))
         if h.run.wd and h.valid and before and before.valid:
             changes += [h.final[c] / before.final[c] for c in ("nc0", "nc3")]
     text += f" after {p['epochs'] // p['epochs_before']} times the epochs, which changed AdamW's NC0 and NC3 by factors of {min(changes):.2g} to {max(changes):.2g}"
-    return Seen(text, [*shares, float(np.mean([1 / 2 < c < 2 for c in changes]))], runs)
+    return Seen(text, [*shares, np.mean([1 / 2 < c < 2 for c in changes])], runs)
 
 
 def _more_epochs_of_sgd() -> Seen:
@@ -356,26 +355,24 @@ def _more_epochs_of_sgd() -> Seen:
     lawful = [h for h in runs if exact_law(h)[-1] > 1e-4]
     error = max(abs(h.final["nc0"] / h.frame["nc0"].iloc[0] / exact_law(h)[-1] - 1) for h in lawful)
     kept = [h for h in runs if h.valid]
-    table = pd.DataFrame([(exact_law(h)[-1], *(h.final[c] for c in ("nc0", "nc2", "nc3"))) for h in kept], dtype=float)
-    ranks = table.rank().corr().loc[0, 1:]
+    ranks = _finals(kept, ("nc0", "nc2", "nc3"), [exact_law(h)[-1] for h in kept]).corr("spearman").loc["x"].drop("x")
     text = f"NC0 by the exact law within {error:.1g} in the {len(lawful)} runs where it ends above 1e-4 of its start; the more decay has acted, the lower NC0, NC2, NC3: rank correlation {', '.join(f'{r:+.2f}' for r in ranks)} over {len(kept)} valid runs"
-    return Seen(text, [float(np.mean(ranks >= 0.8))], runs)
+    return Seen(text, [(ranks >= 0.8).mean()], runs)
 
 
 def _nc4() -> Seen:
     groups = _grid("resnet9", "FashionMNIST")
     kept = analysis.valid(groups)
-    table = pd.DataFrame([[h.final[c] for c in ("nc4", "nc1", "nc2", "nc3")] for h in kept], dtype=float)
-    ranks = table.rank().corr().loc[0, 1:]
-    satisfied = float((table[0] > 0.99).mean())
+    table = _finals(kept, ("nc1", "nc2", "nc3"), [h.final["nc4"] for h in kept])
+    ranks, satisfied = table.corr("spearman").loc["x"].drop("x"), (table["x"] > 0.99).mean()
     text = f"NC4 above 0.99 in {satisfied:.0%} of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 {', '.join(f'{r:+.2f}' for r in ranks)}"
-    return Seen(text.replace("%", " %"), [satisfied, float(np.mean(ranks.abs() < 0.3))], _all(groups))
+    return Seen(text.replace("%", " %"), [satisfied, (ranks.abs() < 0.3).mean()], _all(groups))
 
 
 def _vit() -> Seen:
     runs, _ = _of_chapter("15_vit", ("width", "dataset"), lambda run, _: run.arch == "vit")
     groups = _named(runs)
-    text, _ = _pairs(groups, "AdamW")  # the paper says nothing of it for the transformer
+    text, _ = pairs_in_words(groups, "AdamW")  # the paper says nothing of it for the transformer
     falls = {c: analysis.rank_correlation(groups["SGD"], c)[0] for c in ("nc0", "nc3")}
     text += f"; rank correlation of SGD's NC0 and NC3 with wd {falls['nc0']:+.2f} and {falls['nc3']:+.2f}"
     shares, words = [float(np.mean([r <= -0.8 for r in falls.values()]))], []
@@ -398,7 +395,7 @@ def _imagenet(columns) -> Seen:
         runs, p = _of_chapter("16_imagenet", ("dataset",), lambda run, _: run.arch == "resnet50")
     except LookupError:
         raise LookupError("the chapter trains ResNet50 from a folder of images") from None
-    text, shares = _pairs(_named(runs), "AdamW", columns)
+    text, shares = pairs_in_words(_named(runs), "AdamW", columns)
     if p["dataset"] == "imagenet":
         return Seen(text, shares, runs)
     raise LookupError(f"not on ImageNet; a narrow ResNet50 on {runs[0].info['n_train']:,} small images: {text}")
@@ -406,17 +403,13 @@ def _imagenet(columns) -> Seen:
 
 def _order_of_the_six() -> Seen:
     groups = _table1_runs()
-    ranks = {}
-    for c in ("nc0", "nc1", "nc2", "nc3"):
-        ours = pd.Series(_ends(groups, c))
-        ranks[c] = ours.rank().corr(pd.Series({n: v[c] for n, v in published.TABLE1.items()}).rank())
+    theirs = pd.DataFrame(published.TABLE1).T
+    ranks = pd.Series({c: _ends(groups, c).corr(theirs[c], "spearman") for c in theirs})
     (law,) = {round(100 * (exact_law(h)[-1] - 1), 1) for h in groups["SGDW"]}
     measured = 100 * np.mean([h.final["nc0"] / h.frame["nc0"].iloc[0] - 1 for h in groups["SGDW"]])
-    text = ", ".join(f"{LABELS[c]} {r:+.2f}" for c, r in ranks.items())
-    text = f"rank correlation with the paper's six values {text}; SGDW's NC0 {measured:+.1f} % (law {law:+.1f} %)"
-    return Seen(
-        text, [float(np.mean([r >= 0.7 for r in ranks.values()])), float(abs(measured - law) < 1)], _all(groups)
-    )
+    text = f"rank correlation with the paper's six values {_signed(ranks)}; "
+    text += f"SGDW's NC0 {measured:+.1f} % (law {law:+.1f} %)"
+    return Seen(text, [(ranks >= 0.7).mean(), abs(measured - law) < 1], _all(groups))
 
 
 def _best_runs() -> Seen:
@@ -429,7 +422,7 @@ def _best_runs() -> Seen:
     }
     text = "AdamW's best run has " + ", ".join(f"{claim}: {'yes' if true else 'no'}" for claim, true in claims.items())
     text = text.replace("min ", "the smallest ").replace("max ", "the largest ")
-    return Seen(text, [float(np.mean(list(claims.values())))], _all(groups))
+    return Seen(text, [np.mean(list(claims.values()))], _all(groups))
 
 
 def _counts() -> Seen:
@@ -449,8 +442,11 @@ def _counts() -> Seen:
 def _hyperparameters() -> Seen:
     groups = _grid("resnet9", "FashionMNIST")
     best = {n: h.run for n, h in analysis.best(groups).items()}
-    decayed, stronger = sum(r.wd > 0 for r in best.values()), sum(best[d].wd > best[c].wd for d, c in COUPLED.items())
-    theirs = sum(published.TABLE4[d][2] > published.TABLE4[c][2] for d, c in COUPLED.items())
+    decayed, stronger = (
+        sum(r.wd > 0 for r in best.values()),
+        sum(best[d].wd > best[c].wd for d, c in published.COUPLED.items()),
+    )
+    theirs = sum(published.TABLE4[d][2] > published.TABLE4[c][2] for d, c in published.COUPLED.items())
     text = f"{decayed} of 6 best runs have weight decay; larger under the decoupled optimizer for {stronger} of 3 rules (paper: {theirs})"
     return Seen(text, [decayed / 6, float(stronger >= theirs)], _all(groups))
 
@@ -465,7 +461,7 @@ def _table5() -> Seen:
         for r in same
     ]
     text = f"slope positive in {(ours['ci_low'] > 0).sum()} of {len(same)} rows, its interval meets the paper's in {sum(overlap)}; R² {ours['r2'].min():.2f} to {ours['r2'].max():.2f} (paper: 0.73 to 0.84)"
-    return Seen(text, [float(np.mean(ours["ci_low"] > 0)), float(np.mean(overlap))], _all(groups))
+    return Seen(text, [np.mean(ours["ci_low"] > 0), np.mean(overlap)], _all(groups))
 
 
 # ---- the lines
@@ -521,26 +517,18 @@ def lines() -> list[Line]:
             "Figure 18", "ImageNet, ResNet50: NC1 and NC2 over decay", "16_imagenet", lambda: _imagenet(("nc1", "nc2"))
         ),
     ]
-    first = 19
-    for arch, dataset in (
-        ("vgg9", "FashionMNIST"),
-        ("resnet9", "CIFAR10"),
-        ("vgg9", "CIFAR10"),
-        ("resnet9", "MNIST"),
-        ("vgg9", "MNIST"),
-    ):
-        name = f"{ {'vgg9': 'VGG9', 'resnet9': 'ResNet9'}[arch] } on {dataset}: "
-        looks = [
-            (ABOVE, lambda a=arch, d=dataset: _adam_over_wd(a, d)),
-            (OVER_WD, lambda a=arch, d=dataset: _signum_and_sgd_over_wd(a, d)),
-            ("NC1 " + LESS, lambda a=arch, d=dataset: _follows_less(a, d, "nc1")),
-            ("NC2 " + LESS, lambda a=arch, d=dataset: _follows_less(a, d, "nc2")),
-            ("NC3 rises with log NC0", lambda a=arch, d=dataset: _follows(a, d, "nc3")),
-        ]
-        found += [
-            Line(f"Figure {first + i}", name + says, "14_six_settings", look) for i, (says, look) in enumerate(looks)
-        ]
-        first += 5
+    for setting in ("VGG9 FashionMNIST", "ResNet9 CIFAR10", "VGG9 CIFAR10", "ResNet9 MNIST", "VGG9 MNIST"):
+        name, dataset = setting.split()
+        of = (name.lower(), dataset)
+        for says, look in (
+            (ABOVE, partial(_adam_over_wd, *of)),
+            (OVER_WD, partial(_signum_and_sgd_over_wd, *of)),
+            ("NC1 " + LESS, partial(_follows_less, *of, "nc1")),
+            ("NC2 " + LESS, partial(_follows_less, *of, "nc2")),
+            ("NC3 rises with log NC0", partial(_follows, *of, "nc3")),
+        ):
+            item = f"Figure {len(found) + 1}"
+            found.append(Line(item, f"{name} on {dataset}: {says}", "14_six_settings", look))
     return found + [
         Line(
             "Figure 44",

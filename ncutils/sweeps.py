@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -87,25 +88,15 @@ def train_all(
             for name in sorted({run.dataset for run in missing}):
                 data.splits(name)  # a download, or its failure, comes before any worker starts
             workers = min(workers or default_workers(device), len(missing))
-        pass_over = _on_ray if ray else _trained
-        options = (device, ray, gpus_per_run, store) if ray else (device, workers, progress, store)
-
-        def results():
-            busy = []
-            for run, result in pass_over(missing, False, *options):
-                if result is None:  # another process trains it
-                    busy.append(run)
-                else:
-                    yield run, result
-            if busy:
-                yield from pass_over(busy, True, *options)
-
+            one_pass = functools.partial(_trained, store=store, device=device, workers=workers, progress=progress)
+        else:
+            one_pass = functools.partial(_on_ray, store=store, device=device, address=ray, gpus_per_run=gpus_per_run)
         errors = []
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
         bar.unit_scale = True
         with bar:
-            for run, result in results():
+            for run, result in _whoever_trains(missing, one_pass):
                 if isinstance(result, OSError) and not isinstance(result, FileNotFoundError | ChildProcessError):
                     raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
                 if isinstance(result, Exception):
@@ -119,6 +110,18 @@ def train_all(
                 errors[0].add_note(f"{len(errors)} runs failed; this is the first. The other runs are stored.")
             raise errors[0]
     return [found[run.hash] for run in runs]
+
+
+def _whoever_trains(runs, one_pass) -> Iterator[tuple[Run, History | Exception]]:
+    """Each run with its result: first those that nobody else trains, then, waiting for them, the others."""
+    busy = []
+    for run, result in one_pass(runs, wait=False):
+        if result is None:
+            busy.append(run)
+        else:
+            yield run, result
+    if busy:
+        yield from one_pass(busy, wait=True)
 
 
 def default_workers(device: str | None) -> int:
@@ -139,7 +142,7 @@ def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run
     """Each run with its History, stored, or with what it raised, or with None where another process trains it."""
     if workers == 1:
         for run in runs:
-            yield run, _attempt(run, store, wait, device, None, progress and len(runs) == 1)
+            yield run, _attempt(run, store, wait, device, progress and len(runs) == 1)
         return
     threads = max(1, usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
@@ -209,16 +212,16 @@ def _train_on_node(run: Run, device: str | None, checkpoint: Path) -> History | 
 def _train_in_worker(run: Run, store: Store, wait: bool, device: str | None, threads: int, data_folder: str):
     os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
-    return run, _attempt(run, store, wait, device, None, False)
+    return run, _attempt(run, store, wait, device, False)
 
 
-def _attempt(run, store, wait, device, threads, progress) -> History | Exception | None:
+def _attempt(run, store, wait, device, progress) -> History | Exception | None:
     """Trains and stores a run, unless another process has just done so, or, without `wait`, is about to: then None."""
     try:
         with store.claim(run, wait) as claimed:
             history = store.get(run) if claimed else None
             if claimed and not history:
-                history = train(run, device, threads, progress, store.checkpoint(run))
+                history = train(run, device, None, progress, store.checkpoint(run))
                 store.put(history)
             return history
     except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
@@ -256,9 +259,9 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
         labels = torch.arange(len(images), device=device) % 10
         model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
-        optimizer, order = run_optimizer(model, run), torch.Generator().manual_seed(0)
-        training._epoch(model, optimizer, images, labels, timed, order)  # the first pass sets things up
+        step, order = training.Step(model, run_optimizer(model, run), timed), torch.Generator().manual_seed(0)
+        training._epoch(step, images, labels, order)  # the first pass sets things up
         start = time.perf_counter()
-        training._epoch(model, optimizer, images, labels, timed, order)
+        training._epoch(step, images, labels, order)
         _steps[kind] = (time.perf_counter() - start) * whole / len(images)
     return _steps[kind]

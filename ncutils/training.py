@@ -221,11 +221,8 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
 
 def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
     """The Run's optimizer over all parameters of the network."""
-    settings = {
-        name: getattr(run, name)
-        for name in ("lr", "momentum", "coupled_wd", "decoupled_wd", "beta2", "eps", "decay_on")
-    }
-    return make_optimizer(model.parameters(), run.rule, **settings)
+    settings = {"rule", "lr", "momentum", "coupled_wd", "decoupled_wd", "beta2", "eps", "decay_on"}
+    return make_optimizer(model.parameters(), **run.model_dump(include=settings))
 
 
 def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
@@ -235,11 +232,6 @@ def features_of(model, images: torch.Tensor, precision: str = "float32") -> torc
     return features.float()
 
 
-def default_threads(run: Run) -> int:
-    """CPU threads that a run gains from: narrow networks take one, and lose by more wherever cores are shared."""
-    return 1 if run.width < 32 else torch.get_num_threads()
-
-
 def train(
     run: Run,
     device: str | None = None,
@@ -247,7 +239,8 @@ def train(
     progress: bool = True,
     checkpoint: Path | None = None,
 ) -> History:
-    """Trains `run` and measures it along the way, on `threads` CPU threads (default: `default_threads`).
+    """Trains `run` and measures it along the way, on `threads` CPU threads (default: torch's; one for a narrow network,
+    which loses by more wherever cores are shared).
 
     With `checkpoint`, a file, the state is kept there every CHECKPOINT_SECONDS; if the file exists, training goes on from it
     to the same result. It is the caller's to remove once the result is safe, as `Store.put` does.
@@ -257,16 +250,16 @@ def train(
     the network would not fit.
     """
     device, threads_before = machine.pick_device(device), torch.get_num_threads()
-    wide_on_cpu = device.type == "cpu" and run.width >= 32
-    torch.set_num_threads(threads or default_threads(run))
+    wide = run.width >= 32
+    torch.set_num_threads(threads or (threads_before if wide else 1))
     benchmark_before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True  # a GPU's fastest kernels
     torch.set_flush_denormal(True)  # a network that decays to zero would otherwise take half as long again
-    if wide_on_cpu:
+    if wide and device.type == "cpu":
         machine.keep_freed_memory(True)
     try:
         return _train(run, device, progress, checkpoint)
     finally:
-        if wide_on_cpu:
+        if wide and device.type == "cpu":
             machine.keep_freed_memory(False)
         torch.set_flush_denormal(False)
         torch.backends.cudnn.benchmark = benchmark_before
@@ -305,7 +298,7 @@ def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | No
         for epoch, lr in enumerate(schedule[done:], start=done + 1):
             for group in optimizer.param_groups:
                 group["lr"] = float(lr)
-            loss = _epoch(model, optimizer, images, labels, run, order, step)
+            loss = _epoch(step, images, labels, order)
             if not math.isfinite(loss):
                 diverged = epoch
                 break
@@ -400,12 +393,11 @@ def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
     return states * weights + features + sum(outputs) // (2 if run.precision == "bf16" else 1)
 
 
-def _epoch(model, optimizer, images, labels, run, order, step=None) -> float:
+def _epoch(step: Step, images, labels, order) -> float:
     """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
-    step = step or Step(model, optimizer, run)
-    model.train()
+    step.model.train()
     total = torch.zeros((), device=labels.device)
-    for x, y in _batches(images, labels, run.batch_size, order):
+    for x, y in _batches(images, labels, step.run.batch_size, order):
         total += step(x, y) * len(y)
     return float(total) / len(labels)
 
@@ -525,11 +517,16 @@ def _one_sentence(error: ValidationError, fields) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, fields, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"unknown parameter {name!r}: {hint}allowed are {', '.join(fields)}"
+        return unknown(name, fields, "allowed are")
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "it must be")
     return f"{name} = {shorten(first['input'])} is not allowed: {message}"
+
+
+def unknown(name: str, known, these: str) -> str:
+    """The sentence about a mistyped parameter."""
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown parameter {name!r}: {hint}{these} {', '.join(known)}"
 
 
 def shorten(value) -> str:

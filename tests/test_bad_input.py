@@ -188,9 +188,9 @@ run, shape = training.Run(width=64, batch_size=256, lr=1e-3), (256, 3, 32, 32)
 images, labels = torch.randn(shape), torch.arange(256) % 10
 dataset = data.Dataset(images, labels, images, labels, 10)
 tiny, opt, order = training._begin(run.model_copy(update={"width": 1}), dataset, torch.device("cpu"))
-training._epoch(tiny, opt, images, labels, run, order)
+training._epoch(training.Step(tiny, opt, run), images, labels, order)
 before = psutil.Process().memory_info().rss
-training._epoch(*training._begin(run, dataset, torch.device("cpu"))[:2], images, labels, run, order)
+training._epoch(training.Step(*training._begin(run, dataset, torch.device("cpu"))[:2], run), images, labels, order)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(training.least_memory(run, shape, 10) / (peak - before))
 """

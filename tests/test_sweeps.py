@@ -52,9 +52,7 @@ def test_the_papers_grid():
 
 def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
     timed = []
-    monkeypatch.setattr(
-        training, "_epoch", lambda model, _, images, labels, run, *__: timed.append((images.shape, run))
-    )
+    monkeypatch.setattr(training, "_epoch", lambda step, images, labels, order: timed.append((images.shape, step.run)))
     fields = {"width": 2, "rule": "adam"}
     large = Run(**fields, image_size=512, n_train=300)  # 128 of them at once would take 100 MB at the least width
     all_at_once = Run(**fields, arch="mlp", batch_size=2**31, epochs=3)
