@@ -25,13 +25,14 @@ def law_table(histories: list[History]):
     measured = ["final / initial, law", "measured", "largest error above 1e-4"]
     table = pd.DataFrame(rows, columns=["optimizer", "momentum", "wd", "seed", *measured])
     styled = table.style.format("{:.3g}", subset=measured).set_properties(**{"white-space": "nowrap"})
-    return styled.hide(axis="index")
+    return styled.hide(axis="index").set_table_attributes('style="font-size: 85%"')
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
     """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
 
-    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so. None is over a diverged run.
+    Means are over the valid runs; an optimizer without one shows its dropped runs, and says so in a last column. None is
+    over a diverged run.
     """
     rows = {}
     for label, histories in groups.items():
@@ -45,11 +46,11 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
             value = "diverged" if shown[0].diverged else value
             row[LABELS[column], "here"] = value
             row[LABELS[column], "paper"] = f"{published_values[label][column]:g}" if label in published_values else "–"
-        accuracy = np.mean([h.final["train_acc"] for h in shown])
-        dropped = f" ({len(histories) - len(valid)} of {len(histories)} dropped)" if len(valid) < len(histories) else ""
-        row["accuracy", "training"] = f"{accuracy:.1%}{dropped}"
+        if len(valid) < len(histories):
+            accuracy = np.mean([h.final["train_acc"] for h in shown])
+            row["training", "accuracy"] = f"{accuracy:.1%} ({len(histories) - len(valid)} of {len(histories)} dropped)"
         rows[label] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
 def _percent(change: float) -> str:

@@ -1,5 +1,7 @@
 """The plane of the geometry charts, and what the charts hold. What their menus do is tested in a browser."""
 
+import dataclasses
+import json
 import re
 
 import numpy as np
@@ -67,6 +69,17 @@ def test_a_chart_holds_every_measured_value(groups, chart):
         frame = histories[0].frame
         np.testing.assert_allclose(row["nc0"], frame["nc0"], rtol=1e-3)
         assert row["epoch"] == frame["epoch"].tolist()
+
+
+@pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled, charts.heat_map])
+def test_an_undefined_value_is_null(groups, chart):
+    """JSON has no nan, and a browser would refuse the whole chart."""
+    undefined = {
+        name: [dataclasses.replace(h, frame=h.frame.assign(nc3=np.nan)) for h in histories]
+        for name, histories in groups.items()
+    }
+    spec = chart(undefined).to_dict()
+    assert "null" in json.dumps(spec, allow_nan=False)
 
 
 def test_a_chart_is_shown_live_and_in_the_page(groups, monkeypatch):
