@@ -8,7 +8,8 @@ are cropped to squares and stay on disk, read while training by worker processes
 alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
-training images in use; 28 x 28 images are zero-padded to 32 x 32; nothing is augmented.
+training images in use (`scale="published"`: by `PUBLISHED`, as the authors' released code does); 28 x 28 images are
+zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented.
 """
 
 from __future__ import annotations
@@ -112,19 +113,20 @@ def load(
     n_test: int | None = None,
     device: str = "cpu",
     image_size: int | None = None,
+    fit: str = "pad",
+    scale: str = "measured",
 ) -> Dataset:
     """The named data set, or class-balanced subsets of it: the first n_train and n_test images, class by class.
 
-    With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear).
+    With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear). `fit`, "pad" or
+    "resize", is what brings a source's 28 x 28 images to 32 x 32; `scale` is "measured" or "published".
     Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
     """
-    return _load(data_folder(), name, n_train, n_test, device, image_size)
+    return _load(data_folder(), name, n_train, n_test, device, image_size, fit, scale)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(
-    folder: Path, name: str, n_train: int | None, n_test: int | None, device: str, image_size: int | None
-) -> Dataset:
+def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit: str, scale: str) -> Dataset:
     """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
     both = splits(name)
     n_classes = int(both[0].labels.max()) + 1
@@ -134,9 +136,13 @@ def _load(
         paths = [[split.paths[i] for i in indices] for split, indices in zip(both, chosen)]
         x, x_test = _streamed(*paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size)
         return Dataset(x, y, x_test, y_test, n_classes)
-    x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
-    numbers = x.float()
-    mean, std = numbers.mean((0, 2, 3), keepdim=True), numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
+    images = (split.images(i) for split, i in zip(both, chosen))
+    x, x_test = (torch.from_numpy(np.ascontiguousarray(_fitted(part, fit) if name in SOURCES else part)) for part in images)
+    if scale == "published":
+        mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
+    else:
+        numbers = x.float()
+        mean, std = numbers.mean((0, 2, 3), keepdim=True), numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
     def on_device(images):
         if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
@@ -264,14 +270,24 @@ def _torchvision(name: str) -> tuple[Split, Split]:
                 f"dataset = {name!r} is not in {root}, or not whole, and could not be downloaded ({' '.join(str(error).split())}); "
                 "set NCUTILS_DATA to the folder that holds it, or remove what is left of it and connect to the network once"
             ) from None
-        images = np.asarray(files.data)
-        if images.ndim == 3:  # MNIST's [N, 28, 28]
-            images = np.pad(images[:, None], ((0, 0), (0, 0), (2, 2), (2, 2)))
-        else:  # CIFAR10's [N, 32, 32, 3]
-            images = images.transpose(0, 3, 1, 2)
+        images = np.asarray(files.data)  # MNIST's [N, 28, 28], CIFAR10's [N, 32, 32, 3]
+        images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
         return Split(np.asarray(files.targets), images.__getitem__)
 
     return split(True), split(False)
+
+
+def _fitted(images: np.ndarray, fit: str) -> np.ndarray:
+    """28 x 28 images [N, C, 28, 28] as 32 x 32: within a margin of zeros, or resized (torchvision's, on 8 bits); others as they are."""
+    if images.shape[2:] != (28, 28):
+        return images
+    if fit == "pad":
+        return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
+    from PIL import Image
+    from torchvision.transforms import Resize
+
+    resize = Resize(32)  # of each as an image: of a whole tensor it rounds in another way
+    return np.stack([np.asarray(resize(Image.fromarray(image))) for image in images[:, 0]])[:, None]
 
 
 def _folder(folder: Path) -> Split:
@@ -330,3 +346,11 @@ SHAPES = {
     "separable": (2000, 1, 8, 8),
     "unconstrained": (10_000, 1, 1, 1),
 }
+
+# mean and standard deviation of each channel, of pixels from 0 to 1, as the authors' released code has them
+PUBLISHED = {
+    "MNIST": ((0.1307,), (0.3081,)),
+    "FashionMNIST": ((0.2860,), (0.3530,)),
+    "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+PUBLISHED["cifar10-jpeg"] = PUBLISHED["CIFAR10"]  # a copy of it as class folders of JPEG images

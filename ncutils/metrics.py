@@ -15,7 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
+KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3")
+KEYS += ("nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share", "nc4")
 _CHUNK_BYTES = 2**21  # of rows: a chunk and its copies stay in the cache
 
 
@@ -37,7 +38,7 @@ def nc_metrics(
         bias: [K] or None; it enters NC4's decisions only.
         normalisation: "reported" is what the paper's tables and figures hold; "formula" multiplies by the factors
             that its equations print: 1/N on NC0 (Eq. 12, reading its undefined n as the number of samples),
-            1/K^2 on NC2, NC2W, NC2M (Eqs. 5, 6, 9), 1/(K p) on NC3 (Eq. 10).
+            1/K^2 on NC2, NC2W, NC2M (Eqs. 5, 6, 9), 1/(K p) on NC3 (Eq. 10), and on their gauge-fixed forms.
         means: the result of `class_means(features, labels, K)`, if it is at hand.
 
     Returns a dict of floats, dimensionless except nc0, which has the unit of the weights::
@@ -52,6 +53,17 @@ def nc_metrics(
         nc3   || W / ||W||_F - M^T / ||M||_F ||_F                     (Eq. 10)
         nc4   share of samples whose class by W, b is the class of the nearest mean (Eq. 11, on these features; -> 1)
 
+    and, since softmax does not see a vector that is added to all rows of W, the same with that gauge fixed, of
+    W_c = (I - J/K) W, whose NC0 is 0::
+
+        nc2wc, nc2wnc, nc2wac, nc2mc, nc3c   nc2w, nc2wn, nc2wa, nc2m, nc3 of W_c
+
+    The squared sine of the angle between W and M^T, 1 - (1 - nc3^2 / 2)^2, is the sum of three shares of ||W||^2::
+
+        gauge_share     ||W - W_c||^2 = nc0^2 / K
+        off_span_share  the part of W_c whose rows are orthogonal to all class means
+        in_span_share   the rest of W_c, but for its part along M^T
+
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
     rounding noise.
 
@@ -63,33 +75,58 @@ def nc_metrics(
     n_classes, p = weight.shape
     if means is None:
         means = class_means(features, labels, n_classes)
-    centred = means - means.mean(0)  # M^T [K, p]
-    w = weight.detach().to(torch.float64)
+    # all but NC0 are the same at any scale of features and weights: at about 1 no square over- or underflows
+    unit, w_unit = _power_of_two(means), _power_of_two(weight)
+    w, scaled_means = weight.detach().to(torch.float64) / w_unit, means / unit
+    centred = scaled_means - scaled_means.mean(0)  # M^T [K, p]
+    svd = _between_class_svd(centred, scaled_means.norm(), torch.promote_types(features.dtype, torch.float32))
 
-    nc1, nc4 = _within_class_pass(features, labels, means, w, bias)
+    nc1, nc4 = _within_class_pass(features, labels, means, unit, w, None if bias is None else bias / w_unit, svd)
 
     etf = (torch.eye(n_classes, dtype=w.dtype, device=w.device) - 1 / n_classes) / math.sqrt(n_classes - 1)
-    nc2, nc2n, nc2a = _distance_to_etf(centred, etf)
-    nc2w, nc2wn, nc2wa = _distance_to_etf(w, etf)
+    w_c = w - w.mean(0)
+    if w_c.norm() <= 1e-14 * w.norm():  # all rows equal
+        w_c = torch.zeros_like(w)
     out = {
-        "nc0": w.sum(0).norm(),
+        "nc0": w.sum(0).norm() * w_unit,
         "nc1": nc1,
-        "nc2": nc2,
-        "nc2n": nc2n,
-        "nc2a": nc2a,
-        "nc2w": nc2w,
-        "nc2wn": nc2wn,
-        "nc2wa": nc2wa,
         "nc2m": (_unit(w @ centred.T) - etf).norm(),
         "nc3": (_unit(w) - _unit(centred)).norm(),
+        "nc2mc": (_unit(w_c @ centred.T) - etf).norm(),
+        "nc3c": (_unit(w_c) - _unit(centred)).norm(),
         "nc4": nc4,
     }
+    out |= zip(("nc2", "nc2n", "nc2a"), _distance_to_etf(centred, etf))
+    out |= zip(("nc2w", "nc2wn", "nc2wa"), _distance_to_etf(w, etf))
+    out |= zip(("nc2wc", "nc2wnc", "nc2wac"), _distance_to_etf(w_c, etf))
+    out |= zip(("gauge_share", "off_span_share", "in_span_share"), _shares(w, w_c, centred, svd))
     if normalisation == "formula":
         out["nc0"] = out["nc0"] / len(labels)
-        for key in ("nc2", "nc2w", "nc2m"):
+        for key in ("nc2", "nc2w", "nc2m", "nc2wc", "nc2mc"):
             out[key] = out[key] / n_classes**2
-        out["nc3"] = out["nc3"] / (n_classes * p)
+        for key in ("nc3", "nc3c"):
+            out[key] = out[key] / (n_classes * p)
     return {key: float(out[key]) for key in KEYS}
+
+
+def nc4(features: torch.Tensor, means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> float:
+    """Share of features [N, p] whose class by W [K, p], b [K] is the class of the nearest of `means` [K, p] (Eq. 11).
+
+    With test features, the training features' class means and no bias this is the NC4 of the paper's released code.
+    nan where there are no features, or all means are equal.
+    """
+    eps = torch.finfo(torch.promote_types(features.dtype, torch.float32)).eps
+    unit = _power_of_two(means)
+    means, w, agree = means / unit, weight.detach().to(torch.float64), 0
+    centred = means - means.mean(0)
+    if not len(features) or centred.norm() <= 4 * eps * means.norm():
+        return math.nan
+    b = 0 if bias is None else bias.detach().to(torch.float64) / unit
+    for h in features.detach().split(_rows(features.shape[1])):
+        h = h.to(torch.float64) / unit
+        nearest = (centred.square().sum(1) - 2 * (h - means.mean(0)) @ centred.T).argmin(1)
+        agree += int(((h @ w.T + b).argmax(1) == nearest).sum())
+    return agree / len(features)
 
 
 def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
@@ -112,9 +149,7 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
         if torch.isfinite(means).all():
             # Rounding moves the means by less than eps ||means|| / sqrt(n), so NC1 by about that over M's smallest.
             centred = means - means.mean(0)
-            smallest = torch.linalg.eigvalsh(centred @ centred.T)[
-                1
-            ]  # the one before, 0, is that of the sum of all rows
+            _, smallest = torch.linalg.eigvalsh(centred @ centred.T)[:2]  # before it, 0: that of the sum of all rows
             if means.square().sum() < smallest * counts.min():
                 return means
     means = _sums(features, labels, n_classes) / counts[:, None]
@@ -168,6 +203,8 @@ def _check(features, labels, weight, bias) -> None:
         raise ValueError(f"weight has {n_classes} row; neural collapse needs K >= 2 classes")
     if bias is not None and bias.shape != (n_classes,):
         raise ValueError(f"bias must be [{n_classes}] like the rows of weight, got {list(bias.shape)}")
+    if bias is not None and not (bias.is_floating_point() and torch.isfinite(bias).all()):
+        raise ValueError("bias must be floating-point and finite, like the weight")
     if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}")
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
@@ -195,15 +232,24 @@ def _between_class_svd(centred, scale, dtype):
     return u[:, :rank], s[:rank], vt[:rank]
 
 
-def _within_class_pass(features, labels, means, w, bias):
-    """NC1 and NC4 in one pass over the features.
+def _power_of_two(values) -> float:
+    """One near the largest magnitude; 1 where all are 0. Dividing by it is exact."""
+    largest = float(values.detach().abs().max())
+    return 2.0 ** math.frexp(largest)[1] if largest else 1.0
+
+
+def _within_class_pass(features, labels, means, unit, w, bias, svd):
+    """NC1 and NC4 in one pass over the features; `svd` is that of M^T / unit.
 
     Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With M^T = U diag(s) V^T and
     a = diag(1/s) V^T d, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of ||h - mu_k||^2,
     which is ||m_k||^2 - 2 m_k . (h - mu_G) and a term without k, where M^T (h - mu_G) = U diag(s^2) (a + U_y).
     """
+    rank = len(svd[1])
+    if not rank:  # all class means equal
+        return math.nan, math.nan
     dtype, (n, p) = torch.promote_types(features.dtype, torch.float32), features.shape
-    rank, projection, of_means, to_means, squared_norms = _tables(means, w, bias, dtype)
+    factor, projection, of_means, too_much, to_means, squared_norms = _tables(means, unit, w, bias, svd, dtype)
     mu, columns = means.to(dtype), projection.shape[1]
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
@@ -217,29 +263,51 @@ def _within_class_pass(features, labels, means, w, bias):
             d = deviation[: len(h_part)]
             torch.index_select(mu, 0, y_part, out=d)
             torch.sub(h_part, d, out=d)
+            if factor != 1:
+                d *= factor
             torch.mm(d, projection, out=out[: len(h_part)])
         found = products[: len(h)]
         spread += found[:, :rank].square().sum(1).sum(dtype=torch.float64)
         found += of_means.index_select(0, y)
         nearest = (found[:, :rank] @ to_means).add_(squared_norms).min(1).indices  # a third faster than argmin
         agree += (found[:, rank : rank + len(w)].max(1).indices == nearest).sum()
-    return spread / n if rank else math.nan, agree.double() / n
+    spread -= torch.bincount(labels.to(torch.int64), minlength=len(w)).double() @ too_much
+    return spread.clamp_min(0) / n, agree.double() / n
 
 
-def _tables(means, w, bias, dtype):
+def _tables(means, unit, w, bias, svd, dtype):
     """What the pass over the features takes from the means and weights, in the features' precision.
 
-    Returns the rank r of M; [V / s, W^T], [p, r + K] and up to 3 columns of zeros; for each class's mean its own such
-    products [K, r + K + c], the logits as differences to its class's; -2 diag(s^2) U^T [r, K]; and ||m_k||^2 [K].
+    Returns what to multiply deviations with (1 unless their products would leave the range of the type); the projection
+    [V / s, W^T], [p, r + K] and up to 3 columns of zeros; for each class's mean its own such products [K, r + K + c], the
+    logits as differences to its class's; what the means' rounding adds to a class's mean ||a||^2 [K]; -2 diag(s^2) U^T
+    [r, K]; and ||m_k||^2 [K].
     """
-    centred = means - means.mean(0)
-    u, s, vt = _between_class_svd(centred, means.norm(), dtype)
+    u, s, vt = svd
+    squared_norms = (u * s).square().sum(1)
+    factor = 1.0 if abs(math.log2(unit)) < (400 if dtype == torch.float64 else 40) else 1 / unit
     empty = means.new_zeros(-(len(s) + len(w)) % 4, means.shape[1])  # a multiple of 4 columns multiplies faster
-    projection = torch.cat([part.to(dtype) for part in (vt.div_(s[:, None]), w, empty)]).T
-    del vt  # p K float64 numbers
-    logits = means @ w.T + (0 if bias is None else bias.detach().double())
+    projection = torch.cat([vt / (s * unit * factor)[:, None], w, empty]).T
+    logits = factor * (means @ w.T + (0 if bias is None else bias.detach().double()))
     of_means = torch.cat([u, logits - logits.diagonal()[:, None], means.new_zeros(len(w), len(empty))], dim=1)
-    return len(s), projection, of_means.to(dtype), (-2 * u * s**2).T.to(dtype), centred.square().sum(1).to(dtype)
+    rounding = factor * (means - means.to(dtype).double()) @ projection  # deviations are taken from rounded means
+    of_means -= rounding
+    too_much = rounding[:, : len(s)].square().sum(1)
+    tables = (table.to(dtype) for table in (projection, of_means))
+    return factor, *tables, too_much, (-2 * u * s**2).T.to(dtype), squared_norms.to(dtype)
+
+
+def _shares(w, w_c, centred, svd):
+    """gauge_share, off_span_share, in_span_share of W [K, p], W_c and M^T [K, p] with its thin SVD."""
+    _, s, vt = svd
+    if not len(s):
+        return (w - w_c).square().sum() / w.square().sum(), math.nan, math.nan
+    if s[-1] < 1e-4 * s[0]:  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
+        vt = torch.linalg.qr(vt.T).Q.T
+    inside, m = w_c @ vt.T, centred @ vt.T
+    off_span = w_c - inside @ vt
+    in_span = inside - m * ((inside * m).sum() / m.square().sum())
+    return tuple(part.square().sum() / w.square().sum() for part in (w - w_c, off_span, in_span))
 
 
 def _distance_to_etf(rows, etf):

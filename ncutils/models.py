@@ -1,8 +1,9 @@
 """Networks: `features(images) -> [N, p]`, then one linear `classifier` [K, p].
 
 `width` scales every layer; width 64 is the paper's, with p = 8 width = 512. Initialisation is PyTorch's default
-(which gives NC0 = sqrt(K/3) at the start, the paper's 1.77 to 1.83 for K = 10). Convolutions carry no bias: the
-BatchNorm after each would remove it. Where a ReLU and a max-pooling meet, the pooling comes first: they commute, and
+(which gives NC0 = sqrt(K/3) at the start, the paper's 1.77 to 1.83 for K = 10). Convolutions carry no bias, which the
+BatchNorm after each would remove; those of the authors' released code (`net="released"`) do, and so draw other weights from the
+same seed: with theirs, the paper's own. Where a ReLU and a max-pooling meet, the pooling comes first: they commute, and
 the ReLU then has a quarter of the work.
 
 A network is made from `width`, the training images' shape [N, C, H, W] and K.
@@ -10,6 +11,7 @@ A network is made from `width`, the training images' shape [N, C, H, W] and K.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -42,33 +44,33 @@ class GlobalMaxPool(nn.Module):
         return x.amax(dim=(2, 3))
 
 
-def conv_block(c_in: int, c_out: int, pool: bool = False) -> nn.Sequential:
+def conv_block(c_in: int, c_out: int, pool: bool = False, bias: bool = False) -> nn.Sequential:
     """3x3 convolution, BatchNorm, (2x2 max-pooling,) ReLU."""
-    layers = [nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out)]
+    layers = [nn.Conv2d(c_in, c_out, 3, padding=1, bias=bias), nn.BatchNorm2d(c_out)]
     if pool:
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def resnet9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+def resnet9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = False) -> Classifier:
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
     _, channels, image_size, _ = shape
     if image_size < 8:
         raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}")
-    w = width
+    w, block = width, functools.partial(conv_block, bias=bias)
     features = nn.Sequential(
-        conv_block(channels, w),
-        conv_block(w, 2 * w, pool=True),
-        Residual(nn.Sequential(conv_block(2 * w, 2 * w), conv_block(2 * w, 2 * w))),
-        conv_block(2 * w, 4 * w, pool=True),
-        conv_block(4 * w, 8 * w, pool=True),
-        Residual(nn.Sequential(conv_block(8 * w, 8 * w), conv_block(8 * w, 8 * w))),
+        block(channels, w),
+        block(w, 2 * w, pool=True),
+        Residual(nn.Sequential(block(2 * w, 2 * w), block(2 * w, 2 * w))),
+        block(2 * w, 4 * w, pool=True),
+        block(4 * w, 8 * w, pool=True),
+        Residual(nn.Sequential(block(8 * w, 8 * w), block(8 * w, 8 * w))),
         GlobalMaxPool(),
     )
     return Classifier(features, 8 * w, n_classes)
 
 
-def vgg9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+def vgg9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = False) -> Classifier:
     """Eight convolutions and one linear layer: w M 2w M 4w 4w M 8w 8w M 8w 8w M (the code base's "VGG11").
 
     Five poolings take 32 x 32 pixels to one. On smaller images a pooling is left out once one pixel is reached.
@@ -78,9 +80,18 @@ def vgg9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     layers = []
     for factor, pool in plan:
         pool = pool and size >= 2
-        layers.append(conv_block(c_in, factor * width, pool))
+        layers.append(conv_block(c_in, factor * width, pool, bias))
         c_in, size = factor * width, size // 2 if pool else size
     return Classifier(nn.Sequential(*layers, GlobalMaxPool()), 8 * width, n_classes)
+
+
+def released_vgg9(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+    """With biases, made for three channels; for other images the first convolution is replaced once all layers have their weights."""
+    n, channels, *size = shape
+    model = vgg9(width, (n, 3, *size), n_classes, bias=True)
+    if channels != 3:
+        model.features[0][0] = nn.Conv2d(channels, width, 3, padding=1)
+    return model
 
 
 def mlp(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
@@ -171,3 +182,6 @@ def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 
 ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit": vit, "resnet50": resnet50}
+# github.com/jydzhao/neural_collapse_optimizer at 7cab4a5: the same layers in the same order, so that a seed gives their weights
+RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9}
+NETS = {"book": ARCHITECTURES, "released": RELEASED}

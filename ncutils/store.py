@@ -137,6 +137,8 @@ class _Stored(History):
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
         frame = _frames(*self._at).get(self.run.hash)
+        if frame is not None and set(self.final) <= set(frame):  # a file has the columns of all its runs
+            frame = frame[[*self.final, *(["gram"] if "gram" in frame and frame["gram"].notna().all() else [])]]
         if frame is None or repr(History(self.run, frame).final) != repr(self.final):
             raise ValueError(f"it does not end with the row that its record names: {self._at[0]}")
         return frame

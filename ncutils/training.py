@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ncutils import data, machine, metrics, set_aside, theory, write_whole
-from ncutils.models import ARCHITECTURES
+from ncutils.models import ARCHITECTURES, NETS
 from ncutils.optimizers import NAMES, RULES, make_optimizer
 
 if TYPE_CHECKING:
@@ -35,9 +35,16 @@ CHECKPOINT_SECONDS = 300
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {
     "initialisation": "PyTorch's default",
-    "input normalisation": "mean and standard deviation of each channel over the training images",
+    "input normalisation": "mean and standard deviation of each channel over the training images (scale = measured)",
     "metrics": "features of the whole training set in evaluation mode",
 }
+
+
+class _NotAllowed(ValueError):
+    """About a field that is at odds with another one."""
+
+    def __init__(self, name: str, value, why: str):
+        super().__init__(f"{name} = {value!r} is not allowed: {why}")
 
 
 def _known_rule(rule: str) -> str:
@@ -77,6 +84,18 @@ class Run(BaseModel):
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
+    net: Literal[tuple(NETS)] = Field("book", description="released: as the authors' code makes it, see models.RELEASED")
+    fit: Literal["pad", "resize"] = Field("pad", description="how 28 x 28 images become 32 x 32")
+    scale: Literal["measured", "published"] = Field("measured", description="of the images' normalisation, see data.PUBLISHED")
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> Run:
+        if self.arch not in NETS[self.net]:
+            raise _NotAllowed("net", self.net, f"there is none of arch {self.arch!r}, only of {', '.join(NETS[self.net])}")
+        if self.scale == "published" and self.dataset not in data.PUBLISHED:
+            known = ", ".join(data.PUBLISHED)
+            raise _NotAllowed("scale", self.scale, f"none is known for dataset {shorten(self.dataset)}, only for {known}")
+        return self
 
     def __init__(self, **fields):
         if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
@@ -96,6 +115,12 @@ class Run(BaseModel):
             return cls(rule=rule, **{decay: wd}, **fields)
         except ValueError as error:
             raise ValueError(str(error).replace(decay, "wd")) from None
+
+    @classmethod
+    def released(cls, optimizer: str, wd: float, *, dataset: str, **fields) -> Run:
+        """`Run.named` with all that the authors' released code decides beside it: their network, images resized, their
+        normalisation. The decay is the one asked for, where their AdamW always has 0.01."""
+        return cls.named(optimizer, wd, dataset=dataset, **({"net": "released", "fit": "resize", "scale": "published"} | fields))
 
     @property  # not cached: model_copy(update=...) would keep the old one
     def hash(self) -> str:
@@ -123,7 +148,7 @@ class History:
 
     `frame` has a row for each measured epoch, the first (step 0) for the untrained network: epoch, step, lr (of the
     epoch just ended), train_loss and test_loss (cross-entropy), train_acc and test_acc (shares), all keys of
-    `metrics.nc_metrics` as reported, and the smallest and the mean other singular value of W and M (w_sv_min,
+    `metrics.nc_metrics` as reported, nc4_test (the same share of the test images, without bias), and the smallest and the mean other singular value of W and M (w_sv_min,
     w_sv_mean, m_sv_min, m_sv_mean), and for up to 32 classes `gram` (see `grams`). `info` says how it was made:
     device, threads, wall_s, measuring_s, versions, choices, and diverged_epoch (None, or the epoch in which the loss
     stopped being finite: the frame ends before it).
@@ -215,7 +240,7 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
     """The untrained network of a Run, seeded by it: the same on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        model = ARCHITECTURES[run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
+        model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -268,7 +293,7 @@ def train(
 
 def _train(run: Run, device: torch.device, progress: bool, checkpoint: Path | None) -> History:
     started = time.perf_counter()
-    dataset = data.load(run.dataset, run.n_train, run.n_test, str(device), run.image_size)
+    dataset = data.load(run.dataset, run.n_train, run.n_test, str(device), run.image_size, run.fit, run.scale)
     images, labels = dataset.train_images, dataset.train_labels
     n = len(labels)
     if 1 in (run.batch_size, n % run.batch_size) and run.arch in ("resnet9", "vgg9", "resnet50"):
@@ -380,7 +405,7 @@ def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
     features of one evaluation, and one batch's outputs of all layers with weights."""
     batch, outputs = min(run.batch_size, shape[0]), []
     with torch.device("meta"):  # shapes without storage
-        model = ARCHITECTURES[run.arch](run.width, shape, n_classes)
+        model = NETS[run.net][run.arch](run.width, shape, n_classes)
         # the first pass on this device imports for two seconds, which a small network need not wait for
         if run.arch != "ufm" and run.width * batch * math.prod(shape[2:]) > 2**22:
             for module in model.modules():
@@ -494,7 +519,7 @@ def evaluate(model, images, labels: torch.Tensor, precision: str = "float32", ba
 
 def _measure(model, dataset, run) -> dict:
     """A row of the History. The training set passes through the network once for the loss and all metrics."""
-    _, test_loss, test_acc = evaluate(model, dataset.test_images, dataset.test_labels, run.precision, run.batch_size)
+    test, test_loss, test_acc = evaluate(model, dataset.test_images, dataset.test_labels, run.precision, run.batch_size)
     features, train_loss, train_acc = evaluate(
         model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size
     )
@@ -504,6 +529,7 @@ def _measure(model, dataset, run) -> dict:
     weight, bias = model.classifier.weight.detach(), model.classifier.bias
     means = metrics.class_means(features, dataset.train_labels, dataset.n_classes)
     row |= metrics.nc_metrics(features, dataset.train_labels, weight, bias, means=means)
+    row["nc4_test"] = metrics.nc4(test, means, weight)
     row["w_sv_min"], row["w_sv_mean"] = metrics.singular_values(weight)
     centred, w = means - means.mean(0), weight.double()
     row["m_sv_min"], row["m_sv_mean"] = metrics.singular_values(centred)
@@ -515,6 +541,8 @@ def _measure(model, dataset, run) -> dict:
 
 def _one_sentence(error: ValidationError, fields) -> str:
     first = error.errors()[0]
+    if isinstance(fault := first.get("ctx", {}).get("error"), _NotAllowed):
+        return str(fault)
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return unknown(name, fields, "allowed are")

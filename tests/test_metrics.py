@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutils.metrics import KEYS, class_means, nc_metrics, singular_values
+from ncutils.metrics import KEYS, class_means, nc4, nc_metrics, singular_values
 from ncutils.theory import simplex_etf
 
 
@@ -40,6 +40,12 @@ def transcription(h, y, w, b=None):
         ]
         return np.mean(off)
 
+    def share(part):
+        return np.sum(part**2) / np.sum(w**2)
+
+    wc = (np.eye(K) - np.ones((K, K)) / K) @ w
+    span = np.linalg.pinv(m, rcond=1e-7) @ m  # p x p projection onto the class means' span
+    direction = m / np.linalg.norm(m)
     logits = h @ w.T + (0 if b is None else np.asarray(b, dtype=np.float64))
     distances = np.linalg.norm(h[:, None] - mu[None], axis=2)
     return {
@@ -53,6 +59,14 @@ def transcription(h, y, w, b=None):
         "nc2wa": angles(w),
         "nc2m": frobenius(w @ m.T),
         "nc3": np.linalg.norm(w / np.linalg.norm(w) - m / np.linalg.norm(m)),
+        "nc2wc": frobenius(wc @ wc.T),
+        "nc2wnc": norms(wc),
+        "nc2wac": angles(wc),
+        "nc2mc": frobenius(wc @ m.T),
+        "nc3c": np.linalg.norm(wc / np.linalg.norm(wc) - direction),
+        "gauge_share": np.linalg.norm(w.sum(0)) ** 2 / K / np.sum(w**2),
+        "off_span_share": share(wc - wc @ span),
+        "in_span_share": share(wc @ span - np.sum(wc * direction) * direction),
         "nc4": np.mean(logits.argmax(1) == distances.argmin(1)),
     }
 
@@ -168,6 +182,75 @@ def test_collapsed_float32_features_keep_their_digits():
     assert got == pytest.approx(transcription(h, y, w)["nc1"], rel=1e-5)
 
 
+def test_collapse_to_1e_5_of_the_offset_loses_no_digit_to_rounded_means():
+    """All features near one point far from the origin: their means in float32 are off by a hundredth of the spread."""
+    rng = np.random.default_rng(0)
+    y = np.arange(2000) % 4
+    h = 1 + 1e-5 * (rng.normal(size=(4, 32))[y] + rng.normal(size=(2000, 32)))
+    h = torch.from_numpy(h.astype(np.float32))
+    w = torch.from_numpy(rng.normal(size=(4, 32)).astype(np.float32))
+    got, expected = nc_metrics(h, torch.from_numpy(y), w), nc_metrics(h.double(), torch.from_numpy(y), w.double())
+    assert got["nc1"] == pytest.approx(expected["nc1"], rel=1e-6)
+    assert got["nc1"] == pytest.approx(transcription(h, y, w)["nc1"], rel=1e-6)
+    assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales"),
+    [(torch.float32, (1e-37, 1e-25, 1e-6, 1e9, 1e18, 1e36)), (torch.float64, (1e-300, 1e-160, 1e160, 1e300))],
+)
+@pytest.mark.parametrize("K", [4, 80])
+def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
+    """Over the type's range, all but NC0 (and with a bias, NC4) are the same at any scale."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(20 * K) % K
+    h = torch.randn(K, 100, generator=generator, dtype=dtype)[y] + torch.randn(len(y), 100, generator=generator)
+    h, w = h.to(dtype), torch.randn(K, 100, generator=generator, dtype=dtype)
+    expected = nc_metrics(h, y, w)
+    of_test = nc4(h + 1, class_means(h, y, K), w)
+    for scale in scales:
+        for got in (nc_metrics(h * scale, y, w), nc_metrics(h, y, w * scale)):
+            for key in KEYS[1:-1]:
+                assert got[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7), (scale, key)
+            assert abs(got["nc4"] - expected["nc4"]) <= 1 / len(y)
+        assert nc_metrics(h, y, w * scale)["nc0"] == pytest.approx(expected["nc0"] * scale, rel=1e-6)
+        assert abs(nc4((h + 1) * scale, class_means(h * scale, y, K), w) - of_test) <= 1 / len(y)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_the_ledger_adds_up_and_fixing_the_gauge_changes_no_decision(problem):
+    """1 - cos^2 of W and M^T is the sum of the three shares; NC3^2 = 2 - 2 cos_c sqrt(1 - gauge_share)."""
+    h, y, w, b = (None if a is None else torch.from_numpy(a) for a in problem)
+    got, centred = nc_metrics(h, y, w, b), nc_metrics(h, y, w - w.mean(0), b)
+    cosine, cosine_c = 1 - got["nc3"] ** 2 / 2, 1 - got["nc3c"] ** 2 / 2
+    shares = got["gauge_share"] + got["off_span_share"] + got["in_span_share"]
+    assert shares == pytest.approx(1 - cosine**2, abs=1e-12)
+    assert got["nc3"] ** 2 == pytest.approx(2 - 2 * cosine_c * math.sqrt(1 - got["gauge_share"]), abs=1e-12)
+    assert centred["nc0"] == pytest.approx(0, abs=1e-12) and centred["gauge_share"] < 1e-28
+    for key, fixed in {"nc2w": "nc2wc", "nc2wn": "nc2wnc", "nc2wa": "nc2wac", "nc2m": "nc2mc", "nc3": "nc3c"}.items():
+        assert centred[key] == pytest.approx(got[fixed], abs=1e-9), key
+    for key in ("nc1", "nc2", "nc2n", "nc2a"):
+        assert centred[key] == pytest.approx(got[key], nan_ok=True, rel=1e-9), key
+    h, y, w, b = problem
+    tied = ties(h, w, b, np.stack([h[y == k].mean(0) for k in range(len(w))]))
+    assert abs(centred["nc4"] - got["nc4"]) <= tied + 1e-12 or math.isnan(got["nc4"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems())
+def test_nc4_of_other_features(problem):
+    """On the training features it is nc_metrics' own; a plain count where each sample is compared on its own."""
+    h, y, w, b = problem
+    mu = np.stack([h[y == k].mean(0) for k in range(len(w))])
+    new = h[::-1] + 0.3
+    nearest = np.linalg.norm(new[:, None] - mu[None], axis=2).argmin(1)
+    expected = np.mean((new @ w.T + (0 if b is None else b)).argmax(1) == nearest)
+    got = nc4(*(None if a is None else torch.from_numpy(np.ascontiguousarray(a)) for a in (new, mu, w, b)))
+    assert abs(got - expected) <= ties(new, w, b, mu) + 1e-12
+    assert math.isnan(nc4(torch.zeros(0, len(mu[0])), torch.from_numpy(mu), torch.from_numpy(w)))
+
+
 def test_rank_is_the_true_one_in_float32():
     """Five class means in a plane of R^50, far from the origin: Sigma_B has rank 2, its other directions are rounding."""
     rng = np.random.default_rng(1)
@@ -187,8 +270,12 @@ def test_degenerate_cases_are_nan_not_noise():
     y = torch.arange(20) % 4
     w = torch.randn(4, 6)
     same_means = nc_metrics(torch.ones(20, 6), y, w)
-    assert all(math.isnan(same_means[key]) for key in ("nc1", "nc2", "nc3"))
-    assert math.isfinite(same_means["nc0"])
+    assert all(math.isnan(same_means[key]) for key in ("nc1", "nc2", "nc3", "nc3c", "off_span_share", "nc4"))
+    assert math.isnan(nc4(torch.ones(20, 6), torch.ones(4, 6), w))
+    assert math.isfinite(same_means["nc0"]) and 0 < same_means["gauge_share"] < 1
+    pure_gauge = nc_metrics(torch.randn(20, 6), y, torch.randn(6).expand(4, 6))
+    assert all(math.isnan(pure_gauge[key]) for key in ("nc2wc", "nc2wac", "nc2mc", "nc3c"))
+    assert pure_gauge["gauge_share"] == pytest.approx(1)
     dead = nc_metrics(torch.randn(20, 6), y, torch.zeros(4, 6))
     assert dead["nc0"] == 0 and math.isnan(dead["nc3"]) and math.isfinite(dead["nc2"])
 
@@ -197,6 +284,7 @@ def test_formula_normalisation_prints_the_factors():
     h, y, w = torch.randn(40, 6), torch.arange(40) % 4, torch.randn(4, 6)
     reported, formula = nc_metrics(h, y, w), nc_metrics(h, y, w, normalisation="formula")
     factor = {"nc0": 1 / 40, "nc2": 1 / 16, "nc2w": 1 / 16, "nc2m": 1 / 16, "nc3": 1 / 24}
+    factor |= {"nc2wc": 1 / 16, "nc2mc": 1 / 16, "nc3c": 1 / 24}
     for key in KEYS:
         assert formula[key] == pytest.approx(factor.get(key, 1) * reported[key])
 
@@ -272,6 +360,8 @@ H, Y, W = torch.randn(20, 6), torch.arange(20) % 4, torch.randn(4, 6)
         ((H, Y, W[:, :5]), r"weight must be \[K, 6\]"),
         ((H, Y, W[:1]), "K >= 2"),
         ((H, Y, W, torch.zeros(3)), r"bias must be \[4\]"),
+        ((H, Y, W, torch.full((4,), float("nan"))), "bias must be floating-point and finite"),
+        ((H, Y, W, torch.zeros(4, dtype=torch.int64)), "bias must be floating-point and finite"),
         ((H.long(), Y, W), "features must be floating-point"),
         ((H[:, 0], Y, W), r"features must be floating-point \[N, p\]"),
         ((H.clone().index_fill(0, torch.tensor([3]), float("nan")), Y, W), "features hold NaN or infinity"),
