@@ -128,7 +128,7 @@ def load(
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit: str, scale: str) -> Dataset:
     """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
-    both = splits(name)
+    both = splits(name, fit)
     n_classes = int(both[0].labels.max()) + 1
     chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
@@ -136,8 +136,7 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
         paths = [[split.paths[i] for i in indices] for split, indices in zip(both, chosen)]
         x, x_test = _streamed(*paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size)
         return Dataset(x, y, x_test, y_test, n_classes)
-    images = (split.images(i) for split, i in zip(both, chosen))
-    x, x_test = (torch.from_numpy(np.ascontiguousarray(_fitted(part, fit) if name in SOURCES else part)) for part in images)
+    x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     if scale == "published":
         mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
     else:
@@ -156,10 +155,10 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
     return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes)
 
 
-def splits(name: str) -> tuple[Split, Split]:
-    """Training and test split of the named data set, downloaded if need be, images not yet read."""
+def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
+    """Training and test split of the named data set, downloaded if need be, images not yet read; `fit` as in `load`."""
     if name in SOURCES:
-        return SOURCES[name]()
+        return tuple(Split(s.labels, lambda i, images=s.images: _fitted(images(i), fit)) for s in SOURCES[name]())
     folder = data_folder() / name
     if not (folder / "train").is_dir() or not (folder / "test").is_dir():
         raise ValueError(

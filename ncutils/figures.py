@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ncutils import metrics, published
+from ncutils import published
 from ncutils.analysis import Groups, regression, valid
 from ncutils.training import History, decay_budget, exact_law, lr_schedule
 
@@ -22,11 +22,13 @@ for marks in (COLOURS, MARKERS):
     marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
 _FROM_DECOUPLED_TO_COUPLED = LinearSegmentedColormap.from_list("coupling", [COLOURS["AdamW"], COLOURS["Adam"]])
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
-LABELS = dict(
-    zip(metrics.KEYS, ["NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4"]),
-    train_acc="training accuracy",
-    test_acc="test accuracy",
-)
+LABELS = {
+    **dict(nc0="NC0", nc1="NC1", nc2="NC2", nc2n="NC2n", nc2a="NC2a", nc2w="NC2W", nc2wn="NC2Wn", nc2wa="NC2Wa"),
+    **dict(nc2m="NC2M", nc3="NC3", nc4="NC4", nc4_test="NC4 (test)", nc2wc="centred NC2W", nc2wnc="centred NC2Wn"),
+    **dict(nc2wac="centred NC2Wa", nc2mc="centred NC2M", nc3c="centred NC3", gauge_share="gauge share"),
+    **dict(off_span_share="off-span share", in_span_share="in-span share"),
+    **dict(train_acc="training accuracy", test_acc="test accuracy"),
+}
 
 
 def set_style() -> None:

@@ -64,6 +64,27 @@ def test_idx_files_are_read_as_they_are(real_data, name):
     assert (first[2:30, 2:30] == pixels).all() and first[:2].sum() == first[:, 30:].sum() == 0
 
 
+@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+def test_the_released_codes_images(real_data, name):
+    """Each image through torchvision's own transforms, one by one, as a loader would take it."""
+    from torchvision import datasets
+    from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+    numbers = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}[name]
+    transform = Compose([Resize(32), ToTensor(), Normalize(*((number,) for number in numbers))])
+    theirs = getattr(datasets, name)(real_data, train=True, transform=transform)
+    dataset = data.load(name, n_train=50, n_test=20, fit="resize", scale="published")
+    indices = data.balanced_order(data.splits(name)[0].labels)[:50]
+    torch.testing.assert_close(dataset.train_images, torch.stack([theirs[i][0] for i in indices]), rtol=0, atol=1e-6)
+    padded = data.load(name, n_train=50, n_test=20)
+    assert torch.equal(padded.train_labels, dataset.train_labels)
+    assert padded.train_images.mean().abs() < 1e-6 and not torch.equal(padded.train_images, dataset.train_images)
+
+
+def test_fit_leaves_images_of_other_sizes_alone():
+    assert torch.equal(data.load("digits", fit="resize").train_images, data.load("digits").train_images)
+
+
 def test_cifar10_copy_is_a_folder_of_class_folders(real_data, tmp_path, monkeypatch):
     archive = Path(real_data) / "cifar10-jpeg.zip"
     if not archive.exists():

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from ncutils import sweeps
 from ncutils.__main__ import main
 from ncutils.store import Store, table, write
 from ncutils.sweeps import train_all
-from ncutils.training import Run, train
+from ncutils.training import History, Run, train
 from tests.conftest import SOAK
 
 QUICK = {"epochs": 2, "width": 2, "measure": "ends"}
@@ -44,6 +45,30 @@ def test_shipped_runs_read_as_if_they_were_local(tmp_path):
         same(store.get(history.run), history)
     store.put(histories[1])
     assert len(store.histories()) == 3
+
+
+def test_a_file_holds_runs_with_different_columns(tmp_path):
+    """Rows of an earlier version, without the columns of a later one, and networks of many classes, without `gram`."""
+    new, old, wide = (train(Run(seed=s, **QUICK)) for s in range(3))
+    old = History(old.run, old.frame.drop(columns=["nc3c", "nc4_test"]), old.info)
+    wide = History(wide.run, wide.frame.drop(columns="gram"), wide.info)
+    for order in ([new, old, wide], [wide, old, new], [old, new]):
+        write(order, tmp_path / "many.parquet")
+        Store(tmp_path / "own", tmp_path).histories()
+        for history in order:
+            back = Store(tmp_path / "own", tmp_path).get(history.run)
+            assert set(back.frame) == set(history.frame) and repr(back.final) == repr(history.final)
+            pd.testing.assert_frame_equal(back.frame[history.frame.columns], history.frame, check_exact=True)
+
+
+def test_nc4_of_shipped_runs_is_undefined_where_nc1_is():
+    """Where all class means are equal, no mean is nearest."""
+    seen = 0
+    for path in (Path(__file__).parents[1] / "results").glob("*.parquet"):
+        frame = pq.read_table(path, columns=["nc1", "nc4"]).to_pandas()
+        assert frame["nc4"][frame["nc1"].isna()].isna().all() and frame["nc4"][frame["nc1"].notna()].notna().all(), path
+        seen += frame["nc1"].isna().sum()
+    assert seen > 500
 
 
 def test_train_all_trains_each_run_once(monkeypatch):

@@ -179,6 +179,56 @@ def test_width_64_is_the_papers_network(arch):
     assert model.features(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
 
 
+def anew(arch, channels, seed):
+    """The released networks written anew, as lists of layers in the order in which their constructor makes them."""
+    torch.manual_seed(seed)
+    if arch == "resnet9":
+        sizes = [channels, 64, 128, 128, 128, 256, 512, 512, 512]
+        convolutions = [torch.nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(sizes)]
+        return convolutions, torch.nn.Linear(512, 10)
+    sizes = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    convolutions, linear = [torch.nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(sizes)], torch.nn.Linear(512, 10)
+    if channels == 1:
+        convolutions[0] = torch.nn.Conv2d(1, 64, 3)
+    return convolutions, linear
+
+
+@pytest.mark.parametrize("arch", ["resnet9", "vgg9"])
+@pytest.mark.parametrize(("dataset", "channels"), [("FashionMNIST", 1), ("CIFAR10", 3)])
+@pytest.mark.parametrize("seed", [3141, 0, 77])
+def test_released_networks_start_from_the_released_codes_weights(arch, dataset, channels, seed):
+    run = Run.released("Adam", 0, dataset=dataset, arch=arch, width=64, seed=seed)
+    images = torch.zeros(2, channels, 32, 32)
+    model = training.make_model(run, data.Dataset(images, None, images, None, 10), torch.device("cpu"))
+    convolutions, linear = anew(arch, channels, seed)
+    got = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    for ours, theirs in zip(got, convolutions, strict=True):
+        assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+    assert torch.equal(model.classifier.weight, linear.weight) and torch.equal(model.classifier.bias, linear.bias)
+
+
+def test_of_the_released_seeds_the_first_alone_fits_table_1():
+    """Table 1's values and percentages allow ||W^T 1|| = 1.7530 to 1.7562 before training: of ten seeds, one."""
+    found = {}
+    for seed in (3141, 1998, 2025, 1234, 2718, 1996, 1357, 2468, 9876, 1000):
+        run = Run.released("Adam", 0, dataset="FashionMNIST", width=64, seed=seed)
+        images = torch.zeros(2, 1, 32, 32)
+        model = training.make_model(run, data.Dataset(images, None, images, None, 10), torch.device("cpu"))
+        found[seed] = float(model.classifier.weight.detach().sum(0).norm())
+    listed = [1.7538, 1.8669, 1.8956, 1.8219, 1.8046, 1.8834, 1.8596, 1.9186, 1.7739, 1.8330]
+    assert [round(value, 4) for value in found.values()] == listed
+    assert [seed for seed, value in found.items() if 1.7530 <= value <= 1.7562] == [3141]
+
+
+def test_a_run_as_released(real_data):
+    run = Run.released("AdamW", 5, dataset="FashionMNIST", width=2, n_train=300, n_test=100, epochs=2, measure="ends")
+    assert (run.net, run.fit, run.scale, run.decoupled_wd) == ("released", "resize", "published", 5)
+    assert Run.released("AdamW", 5, dataset="FashionMNIST", fit="pad").fit == "pad"
+    history = train(run)
+    plain = train(run.model_copy(update={"fit": "pad"}))
+    assert history.final["nc1"] != plain.final["nc1"] and history.frame["nc4_test"].between(0, 1).all()
+
+
 def test_vit_at_width_64_is_the_papers():
     """Hidden 512, 6 layers, 8 heads, patch 4; counted by hand with MLPs of 4 x 512 units."""
     model = ARCHITECTURES["vit"](64, (100, 3, 32, 32), 10)
@@ -259,6 +309,11 @@ def test_pooling_before_relu_is_the_same():
         ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed"),
         ({"n_train": 1}, "n_train = 1 is not allowed"),
+        ({"net": "theirs"}, "net = 'theirs' is not allowed: it must be 'book' or 'released'"),
+        ({"net": "released", "arch": "mlp"}, "net = 'released' is not allowed: there is none of arch 'mlp'"),
+        ({"fit": "crop"}, "fit = 'crop' is not allowed: it must be 'pad' or 'resize'"),
+        ({"scale": "unit"}, "scale = 'unit' is not allowed: it must be 'measured' or 'published'"),
+        ({"scale": "published"}, "scale = 'published' is not allowed: none is known for dataset 'digits', only for MNIST"),
     ],
 )
 def test_bad_fields(fields, sentence):
