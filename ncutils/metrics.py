@@ -15,8 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-KEYS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3")
-KEYS += ("nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share", "nc4")
+PAPERS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
+KEYS = (*PAPERS, "nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share")
 _CHUNK_BYTES = 2**21  # of rows: a chunk and its copies stay in the cache
 
 
