@@ -1,4 +1,4 @@
-# make book | test | bench | soak | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | test | lint | bench | soak | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
 PROFILE ?= quick
 PYTHON ?= python3
@@ -9,24 +9,30 @@ BIN := .venv/bin
 ENV := .venv/installed
 SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
-PAGES := _toc.yml references.bib $(wildcard *.md) $(wildcard assets/*.png assets/*.gif)
+PAGES := _toc.yml README.md CONTRIBUTING.md $(wildcard chapters/*.md chapters/*.bib static/*.png static/*.gif)
 SCRIPTS := _build/npm/done
-CODE := $(wildcard ncutils/*.py) $(wildcard results/*.parquet results/*.csv)
+CODE := $(wildcard ncutils/*.py ncutils/book/*.py) $(wildcard results/*.parquet results/*.csv)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book test bench soak audit clean FORCE
+.PHONY: book test lint bench soak audit clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
 	@echo "The book: $(SITE)/_build/html/index.html"
-	@$(BIN)/python assets/failures.py $(SITE)/chapters
+	@$(BIN)/python tools/failures.py $(SITE)/chapters
 
-test: $(ENV)
+test: lint
 	$(BIN)/python -m pytest
+
+# Format, rules and types; `$(BIN)/ruff format` and `$(BIN)/ruff check --fix` mend most of what it finds.
+lint: $(ENV)
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
 
 bench: $(ENV)
 	$(BIN)/python benchmarks/run.py
@@ -38,11 +44,12 @@ soak: $(ENV)
 # Known vulnerabilities of the pinned versions. It needs a network, and an environment of its own: it is no part of the book's.
 audit:
 	test -x _build/audit/bin/pip-audit || { $(PYTHON) -m venv _build/audit && _build/audit/bin/pip install --quiet pip-audit; }
-	_build/audit/bin/python assets/audit.py constraints.txt
+	_build/audit/bin/python tools/audit.py constraints.txt
 
 $(SITE)/_build/html/index.html: $(ENV) $(SITE)/_config.yml $(PAGES:%=$(SITE)/%) $(SCRIPTS) $(CHAPTERS:%=$(SITE)/chapters/%)
 	mkdir -p $(SITE)/static
-	cp assets/book.css assets/book.js $(filter-out $(SCRIPTS),$(wildcard $(dir $(SCRIPTS))*)) $(SITE)/static/
+	cp static/book.css static/book.js $(filter-out $(SCRIPTS),$(wildcard $(dir $(SCRIPTS))*)) $(SITE)/static/
+	rm -f $(SITE)/_build/html/index.html  # written only where absent: it leads to the first page
 	$(BIN)/jupyter-book build -W --keep-going $(SITE)
 	touch $@
 
@@ -63,12 +70,12 @@ endif
 # alone. One that fails is still shown, up to its error, named at the end, and runs again next time.
 $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
 	@mkdir -p $(@D)
-	$(BIN)/python assets/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
+	$(BIN)/python tools/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
 
 $(SITE)/chapters/21_costs.ipynb: $(wildcard results/*.json)
 
-$(SCRIPTS): assets/scripts.py
-	$(PYTHON) assets/scripts.py $(@D)
+$(SCRIPTS): tools/scripts.py
+	$(PYTHON) tools/scripts.py $(@D)
 	touch $@
 
 # torch and torchvision bring GPU libraries: about 5 GB on Linux, once.

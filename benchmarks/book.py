@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common import main, row, seconds
 
-from ncutils import project_folder
+from ncutils.files import project_folder
 
 ROOT, PROFILE = project_folder("."), "quick"
 CHAPTER = "chapters/06_theorem_3_1.ipynb"
@@ -16,7 +16,14 @@ CHAPTER = "chapters/06_theorem_3_1.ipynb"
 
 def rows():
     with tempfile.TemporaryDirectory() as site:
-        command = ["make", "book", f"SITE={site}", f"PROFILE={PROFILE}", f"BIN={Path(sys.executable).parent}", "ENV="]
+        command = [
+            "make",
+            "book",
+            f"SITE={site}",
+            f"PROFILE={PROFILE}",
+            f"BIN={Path(sys.executable).parent}",
+            "ENV=",
+        ]
         environment = os.environ | {"NCUTILS_RUNS": f"{site}/runs"}
 
         def book():

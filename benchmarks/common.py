@@ -54,10 +54,14 @@ def profile(call, top: int = 5) -> str:
         call()
     found = sorted(taken.key_averages(), key=lambda event: -event.self_cpu_time_total)
     whole = sum(event.self_cpu_time_total for event in found)
-    return ", ".join(f"{e.key.removeprefix('aten::')} {e.self_cpu_time_total / whole:.0%}" for e in found[:top])
+    return ", ".join(
+        f"{e.key.removeprefix('aten::')} {e.self_cpu_time_total / whole:.0%}" for e in found[:top]
+    )
 
 
-def row(what, figure, goal=None, *, at_most=False, unit="", against="", usual=None, ours=None, why="") -> dict:
+def row(
+    what, figure, goal=None, *, at_most=False, unit="", against="", usual=None, ours=None, why=""
+) -> dict:
     """A line of the table. `goal` is what the figure must reach, or with at_most stay under; None: only reported."""
     reached = None if goal is None else bool(figure <= goal if at_most else figure >= goal)
     sign = "" if goal is None else "at most " if at_most else "at least "
@@ -85,7 +89,9 @@ def table(rows: list[dict]) -> str:
     columns = [name for name in rows[0] if name not in ("why", "script")]
     lines = [columns, *([r[c] for c in columns] for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
 
 
 def main(rows) -> None:

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from common import TOY
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncutils import data, training
+from ncutils import data
 from ncutils.machine import device_name, pick_device
-from ncutils.training import Run, make_model
+from ncutils.runs import Run
+from ncutils.step import Step, epoch, make_model, run_optimizer
 
 DEVICE = pick_device()
 SMALL = TOY or DEVICE.type == "cpu"
@@ -66,23 +67,23 @@ def setting(precision="bf16", channels_last=True):
     if not channels_last:
         model = model.to(memory_format=torch.contiguous_format)
         images.pixels = pixels.contiguous()
-    return run, dataset, model, training.run_optimizer(model, run)
+    return run, dataset, model, run_optimizer(model, run)
 
 
-def epoch(precision="bf16", channels_last=True, graphed=False, compiled=False):
+def one_epoch(precision="bf16", channels_last=True, graphed=False, compiled=False):
     """A call that trains on all images once."""
     run, dataset, model, optimizer = setting(precision, channels_last)
     if compiled:
         model.features = torch.compile(model.features, mode="max-autotune-no-cudagraphs")
-    step, order = training.Step(model, optimizer, run), torch.Generator().manual_seed(0)
+    step, order = Step(model, optimizer, run), torch.Generator().manual_seed(0)
     step.graphed = graphed and step.graphed
     images, labels = dataset.train_images, dataset.train_labels
-    return lambda: training._epoch(step, images, labels, order)
+    return lambda: epoch(step, images, labels, order)
 
 
 def neighbour(barrier, queue):
     """One of several processes on the GPU: its seconds an epoch while all of them train."""
-    train = epoch(graphed=True)
+    train = one_epoch(graphed=True)
     train()
     barrier.wait()
     queue.put(seconds(train))
@@ -103,13 +104,13 @@ def side_by_side(n) -> float:
 
 def ways():
     """(name, seconds an epoch, precision)."""
-    yield "eager, NCHW, float32", seconds(epoch("float32", channels_last=False)), "float32"
-    yield "eager, channels last, float32", seconds(epoch("float32")), "float32"
-    yield "eager, channels last, bf16", seconds(epoch()), "bf16"
+    yield "eager, NCHW, float32", seconds(one_epoch("float32", channels_last=False)), "float32"
+    yield "eager, channels last, float32", seconds(one_epoch("float32")), "float32"
+    yield "eager, channels last, bf16", seconds(one_epoch()), "bf16"
     if not SMALL:
-        yield "compiled, bf16", seconds(epoch(compiled=True)), "bf16"
-        yield "compiled, CUDA graph, bf16", seconds(epoch(compiled=True, graphed=True)), "bf16"
-    yield "CUDA graph, bf16", seconds(epoch(graphed=True)), "bf16"
+        yield "compiled, bf16", seconds(one_epoch(compiled=True)), "bf16"
+        yield "compiled, CUDA graph, bf16", seconds(one_epoch(compiled=True, graphed=True)), "bf16"
+    yield "CUDA graph, bf16", seconds(one_epoch(graphed=True)), "bf16"
     for n in SIDE_BY_SIDE:
         yield f"{n} processes, CUDA graph, bf16", side_by_side(n), "bf16"
 

@@ -19,7 +19,9 @@ RUNS, EPOCHS, WIDTH = (2, 1, 2) if TOY else (16, 6, 8)
 
 
 def digits(n, **fields):
-    return [Run(**{"width": WIDTH, "epochs": EPOCHS, "measure": "ends", "seed": i} | fields) for i in range(n)]
+    return [
+        Run(**{"width": WIDTH, "epochs": EPOCHS, "measure": "ends", "seed": i} | fields) for i in range(n)
+    ]
 
 
 def side_by_side(runs, workers=None):
@@ -41,7 +43,9 @@ def rows():
     few = 15_000  # 12 ms of metrics; 1 ms of it has nothing to do with the samples
     features, labels = torch.randn(few * max(sizes), 512), torch.arange(few * max(sizes)) % 10
     weight = torch.randn(10, 512)
-    torch.set_num_threads(1)  # as a narrow network trains; threads start to pay at one size and not at another
+    torch.set_num_threads(
+        1
+    )  # as a narrow network trains; threads start to pay at one size and not at another
     data.load("separable", n_train=2000)
     growth = {
         "samples, of the metrics": lambda n: nc_metrics(features[: few * n], labels[: few * n], weight),

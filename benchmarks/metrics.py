@@ -70,7 +70,9 @@ def of_size(n, p, k):
     memory = peak() - before
     assert abs(got["nc1"] / float(usual(features, labels, weight)["nc1"]) - 1) < 1e-2
     here, theirs, ratio = paired(ours, lambda: usual(features, labels, weight), warm_up=False)
-    yield row(size, ratio, 10, unit=" x", against="three passes, p x p", usual=theirs, ours=here, why=profile(ours))
+    yield row(
+        size, ratio, 10, unit=" x", against="three passes, p x p", usual=theirs, ours=here, why=profile(ours)
+    )
     here, reading, share = paired(ours, lambda: (features.sum(), features.sum()))
     least, reading, least_share = paired(arithmetic(features, k), lambda: (features.sum(), features.sum()))
     goal = 2.5 if k <= 10 else None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import PAIRS, TOY, machine, table
 
-from ncutils import project_folder
+from ncutils.files import project_folder
 
 if __name__ == "__main__":
     here, failed = Path(__file__).parent, []

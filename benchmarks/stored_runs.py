@@ -10,7 +10,7 @@ from pathlib import Path
 from common import PAIRS, TOY, main, median_seconds, paired, row, seconds
 from jupyter_client.manager import start_new_kernel
 
-from ncutils import project_folder
+from ncutils.files import project_folder
 from ncutils.store import Store, table, write
 from ncutils.training import Run, train
 
@@ -47,7 +47,9 @@ def kernel(code=""):
 
 def rows():
     history = train(Run(width=2, epochs=60), "cpu", progress=False)
-    runs = [history.run.model_copy(update={"seed": seed, "lr": 0.01 * (1 + seed % 4)}) for seed in range(RUNS)]
+    runs = [
+        history.run.model_copy(update={"seed": seed, "lr": 0.01 * (1 + seed % 4)}) for seed in range(RUNS)
+    ]
     histories = [dataclasses.replace(history, run=run) for run in runs]
     with tempfile.TemporaryDirectory() as files, tempfile.TemporaryDirectory() as packed:
         one_file_a_run, one_file = Store(files, packed), Store(packed + "/none", packed)
@@ -64,7 +66,9 @@ def rows():
             listed = median_seconds(lambda s=store: table(s.histories()))
             yield row(f"{name}: list, the first time", first, unit=" s")
             yield row(f"{name}: list as a table", listed, 1, at_most=True, unit=" s")
-            kept = median_seconds(lambda s=store: [h for h in s.histories() if h.run.lr == 0.02 and not h.diverged])
+            kept = median_seconds(
+                lambda s=store: [h for h in s.histories() if h.run.lr == 0.02 and not h.diverged]
+            )
             yield row(f"{name}: filter", kept, 1, at_most=True, unit=" s")
             found = median_seconds(lambda s=store: s.get(runs[next(asked)]).frame)
             yield row(f"{name}: look up one", 1e3 * found, 5, at_most=True, unit=" ms")

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from ncutils import data, machine, training
-from ncutils.training import Run, make_model
+from ncutils import data, machine
+from ncutils.runs import Run
+from ncutils.step import Step, make_model, measure, run_optimizer
 
 WIDTH, BATCH, STEPS = (4, 16, 2) if TOY else (64, 128, 6)
 N, K = STEPS * BATCH, 10
@@ -27,7 +28,12 @@ class Images(Dataset):
 
     def __init__(self, images, labels):
         self.images, self.labels = images, labels
-        steps = [transforms.ToPILImage(), transforms.Pad(2), transforms.ToTensor(), transforms.Normalize(0.5, 0.25)]
+        steps = [
+            transforms.ToPILImage(),
+            transforms.Pad(2),
+            transforms.ToTensor(),
+            transforms.Normalize(0.5, 0.25),
+        ]
         self.transform = transforms.Compose(steps)
 
     def __len__(self):
@@ -73,7 +79,7 @@ def plain(images, labels, run, dataset):
         torch.trace(within / N @ torch.linalg.pinv(m.T @ m / K, hermitian=True)).item()
         return sum((model(x).argmax(1) == y).sum().item() for x, y in test)
 
-    def epoch():
+    def whole_epoch():
         machine.keep_freed_memory(False)
         model.train()
         for x, y in shuffled:
@@ -82,22 +88,22 @@ def plain(images, labels, run, dataset):
             optimizer.step()
         evaluate()
 
-    return epoch
+    return whole_epoch
 
 
 def here(run, dataset):
     model = make_model(run, dataset, CPU)
-    step, order = training.Step(model, training.run_optimizer(model, run), run), torch.Generator().manual_seed(0)
+    step, order = Step(model, run_optimizer(model, run), run), torch.Generator().manual_seed(0)
 
     def steps():
         machine.keep_freed_memory(True)
-        training._epoch(step, dataset.train_images, dataset.train_labels, order)
+        epoch(step, dataset.train_images, dataset.train_labels, order)
 
-    def epoch():
+    def whole_epoch():
         steps()
-        training._measure(model, dataset, run)
+        measure(model, dataset, run)
 
-    return model, steps, epoch
+    return model, steps, whole_epoch
 
 
 def bare_convolutions(model, images, dtype):
@@ -123,14 +129,14 @@ def bare_convolutions(model, images, dtype):
             F.conv2d(x, w, padding=1).backward(g)
             x.grad = w.grad = None
 
-    def epoch():
+    def whole_epoch():
         """All steps, then the one pass over training and test images that measuring takes."""
         steps()
         with torch.no_grad():
             for x, w, _ in (STEPS + STEPS // 6) * calls:
                 F.conv2d(x, w, padding=1)
 
-    return steps, epoch
+    return steps, whole_epoch
 
 
 def best_rate(dtype) -> float:
@@ -147,12 +153,12 @@ def best_rate(dtype) -> float:
 def of_precision(precision, dtype, goal, images, labels, dataset):
     run = Run(width=WIDTH, lr=0.01, coupled_wd=5e-4, precision=precision)
     x, y = dataset.train_images[:BATCH], dataset.train_labels[:BATCH]
-    model, steps, epoch = here(run, dataset)
+    model, steps, whole_epoch = here(run, dataset)
     name = f"ResNet9 width {WIDTH}, {precision}"
     with FlopCounterMode(display=False) as counted:
         F.cross_entropy(model(x), y).backward()
     least = counted.get_total_flops() / best_rate(dtype)
-    mine, theirs, ratio = paired(epoch, plain(images, labels, run, dataset))
+    mine, theirs, ratio = paired(whole_epoch, plain(images, labels, run, dataset))
     of_steps, of_epoch = bare_convolutions(model, x, dtype)
     of_epoch()
     bound = theirs / median_seconds(of_epoch)

@@ -10,8 +10,9 @@ sequence of library calls can come near the floor.
 import torch
 from common import TOY, main, paired, profile, row
 
-from ncutils import data, machine, training
-from ncutils.training import Run, make_model
+from ncutils import data, machine
+from ncutils.runs import Run
+from ncutils.step import Step, epoch, make_model, run_optimizer
 
 STEPS = 2 if TOY else 20
 ARRAYS = {"Adam": 3, "AdamW": 3, "SGDW": 2}
@@ -19,11 +20,11 @@ ARRAYS = {"Adam": 3, "AdamW": 3, "SGDW": 2}
 
 def step(run, dataset):
     model = make_model(run, dataset, torch.device("cpu"))
-    step = training.Step(model, training.run_optimizer(model, run), run)
+    take = Step(model, run_optimizer(model, run), run)
 
     def steps():
         for _ in range(STEPS):
-            training._epoch(step, dataset.train_images, dataset.train_labels, None)
+            epoch(take, dataset.train_images, dataset.train_labels, None)
 
     return steps
 

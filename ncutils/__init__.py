@@ -1,41 +1,25 @@
-"""Neural collapse under different optimizers: the module behind the book.
+"""Neural collapse under different optimizers: metrics (NC0 to NC4), theory (closed forms), training (Run -> History), a store of
+runs, sweeps and analysis; `ncutils.book` draws the book that stands on them.
 
-`metrics` (NC0 to NC4), `theory` (closed forms), `published` (the paper's numbers), `machine` (device, threads, memory),
-`models`, `optimizers`, `data`, `training` (Run -> History), `store` (runs on disk), `sweeps` (many runs), `analysis`
-(numbers from stored runs), `figures`, `tables`, `explorers`, `charts`, `chapters`, `scoreboard`. Each imports only what
-stands before it in this list.
+An import only ever points from later to earlier: files, machine, metrics, theory, data, models, optimizers, runs, step,
+training, store, sweeps, analysis; then book.
 """
 
-import contextlib
-import os
-import warnings
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ncutils.metrics import nc_metrics
+    from ncutils.store import Store
+    from ncutils.training import Run, train
+
+__all__ = ["Run", "Store", "nc_metrics", "train"]
+_HOME = {"nc_metrics": "metrics", "Run": "runs", "train": "training", "Store": "store"}
 
 
-def project_folder(name: str) -> Path:
-    """A folder of the clone that this module stands in; of the current folder where it is installed elsewhere."""
-    root = Path(__file__).resolve().parents[1]
-    return (root if (root / "pyproject.toml").exists() else Path.cwd()) / name
+def __getattr__(name: str):
+    """The public names, imported when they are asked for: torch takes a second."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file written whole or not at all: under a temporary name beside it, then renamed. OSError in one sentence."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without the content
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # nothing to remove in a read-only folder
-            temporary.unlink()
-        raise OSError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def set_aside(path: Path, reason) -> None:
-    """Renames a file that cannot be used, so that it is made anew and can still be looked at, and warns."""
-    aside = path.with_name(f"{path.name}.unreadable")
-    os.replace(path, aside)
-    warnings.warn(f"{path} is set aside as {aside.name}: {reason}", stacklevel=3)
+    return getattr(importlib.import_module(f"ncutils.{_HOME[name]}"), name)

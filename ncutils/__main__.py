@@ -11,12 +11,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from ncutils import project_folder, sweeps
+from ncutils import sweeps
+from ncutils.files import project_folder
 from ncutils.machine import device_name, pick_device
-from ncutils.store import Store, describe, table, write
-from ncutils.training import Run
+from ncutils.runs import Run
+from ncutils.store import Store, table, write
 
-SHOWN = ["run", "optimizer", "arch", "width", "dataset", "n_train", "lr", "momentum", "coupled_wd", "decoupled_wd"]
+SHOWN = [
+    "run",
+    "optimizer",
+    "arch",
+    "width",
+    "dataset",
+    "n_train",
+    "lr",
+    "momentum",
+    "coupled_wd",
+    "decoupled_wd",
+]
 SHOWN += ["epochs", "seed", "train_acc", "test_acc", "nc0", "nc1", "nc2", "nc3", "valid", "wall_s"]
 
 
@@ -28,18 +40,26 @@ def main(arguments: list[str] | None = None) -> int:
     sweep.add_argument("--dry-run", action="store_true", help="count and estimate, train nothing")
     sweep.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
     where = sweep.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, help="processes on this machine (default: one a core, one on a GPU)")
+    where.add_argument(
+        "--workers", type=int, help="processes on this machine (default: one a core, one on a GPU)"
+    )
     where.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: 'auto', or the head node's address")
-    sweep.add_argument("--gpus-per-run", type=float, default=1.0, help="share of a GPU that a run takes, with --ray")
+    sweep.add_argument(
+        "--gpus-per-run", type=float, default=1.0, help="share of a GPU that a run takes, with --ray"
+    )
     runs = commands.add_parser("runs", help="one line a stored run: its fields and its final row")
     runs.add_argument("--csv", action="store_true", help="all columns, as CSV")
     pack = commands.add_parser("pack", help="copy stored runs into one Parquet file")
     pack.add_argument("file", type=Path, help="for example results/03_adamw_FashionMNIST.parquet")
-    pack.add_argument("--made-by", metavar="COMMAND", help="what trained the runs: for manifest.csv beside the file")
+    pack.add_argument(
+        "--made-by", metavar="COMMAND", help="what trained the runs: for manifest.csv beside the file"
+    )
     pack.add_argument(
         "--commit", help="the code's commit that trained them, for the manifest (default: the present one)"
     )
-    commands.add_parser("scoreboard", help="write the scoreboard into README.md and intro.md, from the stored results")
+    commands.add_parser(
+        "scoreboard", help="write the scoreboard into README.md and intro.md, from the stored results"
+    )
     for command in (runs, pack):
         command.add_argument(
             "--where",
@@ -53,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "sweep":
             return _sweep(options)
         if options.command == "scoreboard":
-            from ncutils import scoreboard  # imports the figures' libraries, which training does without
+            from ncutils.book import scoreboard  # imports the figures' libraries, which training does without
 
             for page in ("README.md", "intro.md"):
                 scoreboard.write(project_folder(page))
@@ -65,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
                 raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
             write(histories, options.file)
             if options.made_by:
+                from ncutils.book.manifest import describe
+
                 describe(options.file, options.made_by, options.commit)
             print(f"{len(histories)} runs in {options.file}, {options.file.stat().st_size / 1e6:.2f} MB")
         elif not histories:
@@ -99,7 +121,8 @@ def _sweep(options) -> int:
     except KeyboardInterrupt:
         done = sum(run in store for run in missing)
         print(
-            f"\nstopped: {done} of {len(missing)} runs are done and stored; the same command goes on", file=sys.stderr
+            f"\nstopped: {done} of {len(missing)} runs are done and stored; the same command goes on",
+            file=sys.stderr,
         )
         return 130
     diverged, valid = sum(h.diverged for h in histories), sum(h.valid for h in histories)

@@ -5,27 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ncutils import published
+from ncutils import store
+from ncutils.optimizers import COUPLED, OPTIMIZERS
+from ncutils.runs import History, Run
 from ncutils.store import Store
 from ncutils.sweeps import read_grid
-from ncutils.training import History, Run
 
 Groups = dict[str, list[History]]  # a label, such as an optimizer's name -> its runs
 
 
-def stored_grid(path, store: Store | None = None, **fields) -> tuple[Groups, list[Run]]:
+def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list[Run]]:
     """The stored runs of a grid file by optimizer, in the paper's order, and those that are missing.
 
     `fields` keeps only runs with these values (arch="resnet9", ...). At wd 0 a run counts for both its optimizers.
     """
-    store = store or Store()
-    entries = [(name, run) for name, run in read_grid(path) if all(getattr(run, f) == v for f, v in fields.items())]
-    stored = {run: store.get(run) for run in dict.fromkeys(run for _, run in entries)}
-    groups = {name: [] for name in published.OPTIMIZERS}
+    runs = runs or Store()
+    entries = [
+        (name, run) for name, run in read_grid(path) if all(getattr(run, f) == v for f, v in fields.items())
+    ]
+    stored = {run: runs.get(run) for run in dict.fromkeys(run for _, run in entries)}
+    groups = {name: [] for name in OPTIMIZERS}
     for name, run in dict.fromkeys(entries):
         if stored[run]:
             groups[name].append(stored[run])
     return {name: runs for name, runs in groups.items() if runs}, [run for run, h in stored.items() if not h]
+
+
+def table(groups: Groups) -> pd.DataFrame:
+    """`store.table` of all groups, with their `label`: at wd 0 a run stands under both its optimizers."""
+    return pd.concat(
+        [store.table(runs).assign(label=label) for label, runs in groups.items()], ignore_index=True
+    )
 
 
 def valid(groups: Groups) -> list[History]:
@@ -46,8 +56,14 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
     decay works for the coupled run's disadvantage. SGD without momentum is left out: there both decays are the same step.
     """
     found = []
-    for second in (h for h in decoupled if h.valid and h.run.wd and (h.run.rule, h.run.momentum) != ("sgd", 0)):
-        fits = [h for h in coupled if h.valid and 0 < h.run.wd <= second.run.wd and like(h.run) == like(second.run)]
+    for second in (
+        h for h in decoupled if h.valid and h.run.wd and (h.run.rule, h.run.momentum) != ("sgd", 0)
+    ):
+        fits = [
+            h
+            for h in coupled
+            if h.valid and 0 < h.run.wd <= second.run.wd and like(h.run) == like(second.run)
+        ]
         if fits:
             first = max(fits, key=lambda h: h.run.wd)
             found.append(second.final[column] > first.final[column])
@@ -56,7 +72,7 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
 
 def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
     """The counts of `pairs` for one rule, as half a sentence and as shares."""
-    coupled = published.COUPLED[decoupled]
+    coupled = COUPLED[decoupled]
     counts = {c: pairs(groups[coupled], groups[decoupled], c) for c in columns}
     text = ", ".join(f"{c.upper()} in {k} of {n}" for c, (k, n) in counts.items())
     return f"{decoupled} above {coupled} in {text} pairs", [k / n if n else 0.0 for k, n in counts.values()]
@@ -72,7 +88,9 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
         kept = like(h.run) if along == "wd" else (*like(h.run, along), h.run.wd)
         groups.setdefault(kept, []).append((getattr(h.run, along), h.final[column]))
     found = [
-        pd.DataFrame(points, dtype=float).corr("spearman").loc[0, 1] for points in groups.values() if len(points) > 2
+        pd.DataFrame(points, dtype=float).corr("spearman").loc[0, 1]
+        for points in groups.values()
+        if len(points) > 2
     ]
     return (float(np.nanmean(found)) if found else float("nan")), len(found)
 
@@ -93,7 +111,9 @@ def regression(histories: list[History], y: str = "nc3") -> pd.DataFrame:
     import statsmodels.api as sm  # takes a second to import, and no run needs it
 
     points = [
-        (h.run.lr, np.log10(h.final["nc0"]), h.final[y]) for h in {h.run: h for h in histories}.values() if h.valid
+        (h.run.lr, np.log10(h.final["nc0"]), h.final[y])
+        for h in {h.run: h for h in histories}.values()
+        if h.valid
     ]
     table, rows = pd.DataFrame(points, columns=["lr", "x", "y"], dtype=float), {}
     for label, part in [*((f"LR={lr:g}", g) for lr, g in table.groupby("lr")), ("all", table)]:

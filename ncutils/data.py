@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ncutils import machine, project_folder
+from ncutils import machine
+from ncutils.files import project_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
 
@@ -84,7 +85,9 @@ class Dataset:
     n_classes: int
 
 
-def batches(images: torch.Tensor | Pixels | Streamed, indices: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def batches(
+    images: torch.Tensor | Pixels | Streamed, indices: Iterable[torch.Tensor]
+) -> Iterator[torch.Tensor]:
     """The images of each set of indices, standardised, on the device; Streamed ones are read ahead by worker processes."""
     if not isinstance(images, Streamed):
         yield from (images[i] for i in indices)
@@ -134,14 +137,19 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
     if image_size is not None and name not in SOURCES:
         paths = [[split.paths[i] for i in indices] for split, indices in zip(both, chosen)]
-        x, x_test = _streamed(*paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size)
+        x, x_test = _streamed(
+            *paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size
+        )
         return Dataset(x, y, x_test, y_test, n_classes)
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     if scale == "published":
         mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
     else:
         numbers = x.float()
-        mean, std = numbers.mean((0, 2, 3), keepdim=True), numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
+        mean, std = (
+            numbers.mean((0, 2, 3), keepdim=True),
+            numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12),
+        )
 
     def on_device(images):
         if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
@@ -158,7 +166,9 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
 def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
     """Training and test split of the named data set, downloaded if need be, images not yet read; `fit` as in `load`."""
     if name in SOURCES:
-        return tuple(Split(s.labels, lambda i, images=s.images: _fitted(images(i), fit)) for s in SOURCES[name]())
+        return tuple(
+            Split(s.labels, lambda i, images=s.images: _fitted(images(i), fit)) for s in SOURCES[name]()
+        )
     folder = data_folder() / name
     if not (folder / "train").is_dir() or not (folder / "test").is_dir():
         raise ValueError(
@@ -194,9 +204,13 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
 def _chosen(split: Split, parameter: str, n: int | None, name: str) -> np.ndarray:
     total = len(split.labels)
     if n is not None and not 0 < n <= total:
-        raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none")
+        raise ValueError(
+            f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none"
+        )
     if n is not None and parameter == "n_train" and n < (classes := int(split.labels.max()) + 1):
-        raise ValueError(f"n_train = {n} is not allowed: {name} has {classes} classes, and each needs an image")
+        raise ValueError(
+            f"n_train = {n} is not allowed: {name} has {classes} classes, and each needs an image"
+        )
     return np.arange(total) if n is None else balanced_order(split.labels)[:n]
 
 
@@ -260,11 +274,15 @@ def _torchvision(name: str) -> tuple[Split, Split]:
     def split(train):
         try:
             # the download's own bars and messages would stay in an executed notebook
-            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+            with (
+                open(os.devnull, "w") as null,
+                contextlib.redirect_stdout(null),
+                contextlib.redirect_stderr(null),
+            ):
                 files = getattr(datasets, name)(root=root, train=train, download=True)
             if len(files.data) != len(files.targets):
                 raise ValueError(f"{len(files.data)} images, {len(files.targets)} labels")
-        except Exception as error:  # noqa: BLE001 - half a download can be wrong in any way
+        except Exception as error:
             raise FileNotFoundError(
                 f"dataset = {name!r} is not in {root}, or not whole, and could not be downloaded ({' '.join(str(error).split())}); "
                 "set NCUTILS_DATA to the folder that holds it, or remove what is left of it and connect to the network once"
@@ -321,7 +339,7 @@ def _open(path: Path):
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:  # noqa: BLE001 - a damaged image can be wrong in any way
+    except Exception as error:
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None
 
 

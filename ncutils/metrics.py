@@ -16,7 +16,17 @@ import torch
 import torch.nn.functional as F
 
 PAPERS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
-KEYS = (*PAPERS, "nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share")
+KEYS = (
+    *PAPERS,
+    "nc2wc",
+    "nc2wnc",
+    "nc2wac",
+    "nc2mc",
+    "nc3c",
+    "gauge_share",
+    "off_span_share",
+    "in_span_share",
+)
 _CHUNK_BYTES = 2**21  # of rows: a chunk and its copies stay in the cache
 
 
@@ -81,7 +91,9 @@ def nc_metrics(
     centred = scaled_means - scaled_means.mean(0)  # M^T [K, p]
     svd = _between_class_svd(centred, scaled_means.norm(), torch.promote_types(features.dtype, torch.float32))
 
-    nc1, nc4 = _within_class_pass(features, labels, means, unit, w, None if bias is None else bias / w_unit, svd)
+    nc1, nc4 = _within_class_pass(
+        features, labels, means, unit, w, None if bias is None else bias / w_unit, svd
+    )
 
     etf = (torch.eye(n_classes, dtype=w.dtype, device=w.device) - 1 / n_classes) / math.sqrt(n_classes - 1)
     w_c = w - w.mean(0)
@@ -109,7 +121,9 @@ def nc_metrics(
     return {key: float(out[key]) for key in KEYS}
 
 
-def nc4(features: torch.Tensor, means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> float:
+def nc4(
+    features: torch.Tensor, means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> float:
     """Share of features [N, p] whose class by W [K, p], b [K] is the class of the nearest of `means` [K, p] (Eq. 11).
 
     With test features, the training features' class means and no bias this is the NC4 of the paper's released code.
@@ -143,13 +157,17 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
         raise ValueError(f"labels must lie in [0, {n_classes}), found {len(counts) - 1}")
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
-        raise ValueError(f"labels: class {empty[0]} of {n_classes} has no sample; every class needs at least one")
+        raise ValueError(
+            f"labels: class {empty[0]} of {n_classes} has no sample; every class needs at least one"
+        )
     if features.dtype == torch.float32 and n_classes <= 64 and features.is_contiguous():
         means = _sums_by_sixteen(features, labels, counts) / counts[:, None]
         if torch.isfinite(means).all():
             # Rounding moves the means by less than eps ||means|| / sqrt(n), so NC1 by about that over M's smallest.
             centred = means - means.mean(0)
-            _, smallest = torch.linalg.eigvalsh(centred @ centred.T)[:2]  # before it, 0: that of the sum of all rows
+            _, smallest = torch.linalg.eigvalsh(centred @ centred.T)[
+                :2
+            ]  # before it, 0: that of the sum of all rows
             if means.square().sum() < smallest * counts.min():
                 return means
     means = _sums(features, labels, n_classes) / counts[:, None]
@@ -170,10 +188,14 @@ def _sums(features, labels, n_classes):
 def _sums_by_sixteen(features, labels, counts):
     """Class sums whose terms are float32 sums of up to 16 features."""
     sums = torch.empty(len(counts), features.shape[1], dtype=torch.float64, device=features.device)
-    order = labels.to(torch.uint8).argsort(stable=True)  # bytes sort faster, and in order memory is read forwards
+    order = labels.to(torch.uint8).argsort(
+        stable=True
+    )  # bytes sort faster, and in order memory is read forwards
     for of_class, members in zip(sums, order.split(counts.tolist())):
         starts = torch.arange(0, len(members), 16, device=features.device)
-        torch.sum(F.embedding_bag(members, features, starts, mode="sum"), 0, dtype=torch.float64, out=of_class)
+        torch.sum(
+            F.embedding_bag(members, features, starts, mode="sum"), 0, dtype=torch.float64, out=of_class
+        )
     return sums
 
 
@@ -193,9 +215,13 @@ def _check(features, labels, weight, bias) -> None:
     if any(t is not None and t.device != features.device for t in (labels, weight, bias)):
         raise ValueError("features, labels, weight and bias must be on one device")
     if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
-        raise ValueError(f"features must be floating-point [N, p], got {features.dtype} {list(features.shape)}")
+        raise ValueError(
+            f"features must be floating-point [N, p], got {features.dtype} {list(features.shape)}"
+        )
     if weight.ndim != 2 or weight.shape[1] != features.shape[1]:
-        raise ValueError(f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}")
+        raise ValueError(
+            f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}"
+        )
     if not weight.is_floating_point() or not torch.isfinite(weight).all():
         raise ValueError("weight must be floating-point and finite, like the features")
     n_classes = len(weight)
@@ -206,7 +232,9 @@ def _check(features, labels, weight, bias) -> None:
     if bias is not None and not (bias.is_floating_point() and torch.isfinite(bias).all()):
         raise ValueError("bias must be floating-point and finite, like the weight")
     if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}")
+        raise ValueError(
+            f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}"
+        )
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
         found = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
         raise ValueError(f"labels must lie in [0, {n_classes}) (K = rows of weight), found {found}")
@@ -249,7 +277,9 @@ def _within_class_pass(features, labels, means, unit, w, bias, svd):
     if not rank:  # all class means equal
         return math.nan, math.nan
     dtype, (n, p) = torch.promote_types(features.dtype, torch.float32), features.shape
-    factor, projection, of_means, too_much, to_means, squared_norms = _tables(means, unit, w, bias, svd, dtype)
+    factor, projection, of_means, too_much, to_means, squared_norms = _tables(
+        means, unit, w, bias, svd, dtype
+    )
     mu, columns = means.to(dtype), projection.shape[1]
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
@@ -269,7 +299,9 @@ def _within_class_pass(features, labels, means, unit, w, bias, svd):
         found = products[: len(h)]
         spread += found[:, :rank].square().sum(1).sum(dtype=torch.float64)
         found += of_means.index_select(0, y)
-        nearest = (found[:, :rank] @ to_means).add_(squared_norms).min(1).indices  # a third faster than argmin
+        nearest = (
+            (found[:, :rank] @ to_means).add_(squared_norms).min(1).indices
+        )  # a third faster than argmin
         agree += (found[:, rank : rank + len(w)].max(1).indices == nearest).sum()
     spread -= torch.bincount(labels.to(torch.int64), minlength=len(w)).double() @ too_much
     return spread.clamp_min(0) / n, agree.double() / n
@@ -286,11 +318,15 @@ def _tables(means, unit, w, bias, svd, dtype):
     u, s, vt = svd
     squared_norms = (u * s).square().sum(1)
     factor = 1.0 if abs(math.log2(unit)) < (400 if dtype == torch.float64 else 40) else 1 / unit
-    empty = means.new_zeros(-(len(s) + len(w)) % 4, means.shape[1])  # a multiple of 4 columns multiplies faster
+    empty = means.new_zeros(
+        -(len(s) + len(w)) % 4, means.shape[1]
+    )  # a multiple of 4 columns multiplies faster
     projection = torch.cat([vt / (s * unit * factor)[:, None], w, empty]).T
     logits = factor * (means @ w.T + (0 if bias is None else bias.detach().double()))
     of_means = torch.cat([u, logits - logits.diagonal()[:, None], means.new_zeros(len(w), len(empty))], dim=1)
-    rounding = factor * (means - means.to(dtype).double()) @ projection  # deviations are taken from rounded means
+    rounding = (
+        factor * (means - means.to(dtype).double()) @ projection
+    )  # deviations are taken from rounded means
     of_means -= rounding
     too_much = rounding[:, : len(s)].square().sum(1)
     tables = (table.to(dtype) for table in (projection, of_means))

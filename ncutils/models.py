@@ -56,7 +56,9 @@ def resnet9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = Fal
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
     _, channels, image_size, _ = shape
     if image_size < 8:
-        raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}")
+        raise ValueError(
+            f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}"
+        )
     w, block = width, functools.partial(conv_block, bias=bias)
     features = nn.Sequential(
         block(channels, w),
@@ -158,9 +160,13 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     """
     _, channels, image_size, _ = shape
     if image_size % 4:
-        raise ValueError(f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}")
+        raise ValueError(
+            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}"
+        )
     p = 8 * width
-    layer = nn.TransformerEncoderLayer(p, 8, 4 * p, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    layer = nn.TransformerEncoderLayer(
+        p, 8, 4 * p, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
     features = nn.Sequential(
         PatchTokens(channels, (image_size // 4) ** 2, 4, p),
         nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
@@ -171,8 +177,11 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 
 def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
-    """torchvision's ResNet50, p = 2048. `width` is that of its bottlenecks: 64 is the original, less is narrower."""
-    from torchvision.models.resnet import Bottleneck, ResNet  # takes a second to import: only for those who need it
+    """Torchvision's ResNet50, p = 2048. `width` is that of its bottlenecks: 64 is the original, less is narrower."""
+    from torchvision.models.resnet import (  # takes a second to import: only for those who need it
+        Bottleneck,
+        ResNet,
+    )
 
     features = ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=width)
     if shape[1] != 3:

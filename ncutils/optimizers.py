@@ -38,7 +38,7 @@ class Signum(torch.optim.Optimizer):
 
 
 def _fused(params) -> bool:
-    """torch's fused kernels: one call for all parameters instead of one each."""
+    """Torch's fused kernels: one call for all parameters instead of one each."""
     return all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
 
 
@@ -58,7 +58,7 @@ RULES = {
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }
 
-# The paper's names: rule, and which of the two decays is set.
+# The paper's names: rule, and which of the two decays is set. A rule without names is called by its own.
 NAMES = {
     "SGD": ("sgd", "coupled_wd"),
     "SGDW": ("sgd", "decoupled_wd"),
@@ -67,6 +67,8 @@ NAMES = {
     "Signum": ("signum", "coupled_wd"),
     "SignumW": ("signum", "decoupled_wd"),
 }
+OPTIMIZERS = tuple(NAMES)
+COUPLED = {name + "W": name for name, (_, decay) in NAMES.items() if decay == "coupled_wd"}  # AdamW: Adam
 
 
 def make_optimizer(

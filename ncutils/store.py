@@ -3,8 +3,8 @@
 A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash; the file's metadata has for
 each hash a record (`run`, `info`, and `last`, the last row), and a checksum of records and data. The store's folder
 (NCUTILS_RUNS, default runs/ in the project) has one file a run, written to a temporary name and renamed; one that
-cannot be read is set aside. The results that ship with the book (files of many runs in results/) read as if they were
-there.
+cannot be read is set aside. The results that ship with a clone of the book (files of many runs in results/) read as if they
+were there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import functools
 import io
 import json
 import os
-import subprocess
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -25,10 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from ncutils import project_folder, set_aside, write_whole
-from ncutils.training import History, Run
+from ncutils.files import in_clone, project_folder, set_aside, write_whole
+from ncutils.runs import History, Run, decay_budget
 
-if TYPE_CHECKING:  # where it is used, pandas is imported: with pyarrow it takes longer than all else beside torch
+if (
+    TYPE_CHECKING
+):  # where it is used, pandas is imported: with pyarrow it takes longer than all else beside torch
     import pandas as pd
 
 _KEY, _CHECKSUM = b"ncutils", b"crc32"
@@ -39,7 +40,7 @@ class Store:
 
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
         self.folder = Path(folder or os.environ.get("NCUTILS_RUNS") or project_folder("runs"))
-        self.shipped = Path(shipped or project_folder("results"))
+        self.shipped = Path(shipped) if shipped else project_folder("results") if in_clone() else None
 
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
@@ -47,7 +48,7 @@ class Store:
         if path.exists():
             if history := self._own(path).get(run.hash):
                 try:
-                    history.frame  # noqa: B018 - read now: what is wrong with it shows here
+                    history.frame
                     return history
                 except ValueError as error:
                     self._set_aside(path, error)
@@ -108,7 +109,7 @@ class Store:
     def _own(self, path: Path) -> dict[str, History]:
         """The Histories in a file of the folder by hash. One that is not whole, or foreign, is set aside."""
         try:
-            return _read(path)
+            return read(path)
         except FileNotFoundError:  # another process has just set it aside
             return {}
         except ValueError as error:
@@ -122,7 +123,10 @@ class Store:
             warnings.warn(f"{path} is left out: {reason}", stacklevel=4)
 
     def _shipped(self) -> list[dict[str, History]]:
-        return [_read_once(path, path.stat().st_mtime_ns) for path in sorted(self.shipped.glob("*.parquet"))]
+        return [
+            _read_once(path, path.stat().st_mtime_ns)
+            for path in sorted(self.shipped.glob("*.parquet") if self.shipped else ())
+        ]
 
 
 class _Stored(History):
@@ -138,7 +142,9 @@ class _Stored(History):
     def frame(self) -> pd.DataFrame:
         frame = _frames(*self._at).get(self.run.hash)
         if frame is not None and set(self.final) <= set(frame):  # a file has the columns of all its runs
-            frame = frame[[*self.final, *(["gram"] if "gram" in frame and frame["gram"].notna().all() else [])]]
+            frame = frame[
+                [*self.final, *(["gram"] if "gram" in frame and frame["gram"].notna().all() else [])]
+            ]
         if frame is None or repr(History(self.run, frame).final) != repr(self.final):
             raise ValueError(f"it does not end with the row that its record names: {self._at[0]}")
         return frame
@@ -149,7 +155,9 @@ def write(histories: list[History], path: Path) -> None:
     import pandas as pd
 
     frame = pd.concat([h.frame.assign(run=h.run.hash) for h in histories], ignore_index=True)
-    records = {h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.final} for h in histories}
+    records = {
+        h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.final} for h in histories
+    }
     record = json.dumps(records).encode()
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
     content = io.BytesIO()
@@ -163,43 +171,19 @@ def _checksum(data: bytes, record: bytes) -> bytes:
     return b"%d" % zlib.crc32(record, zlib.crc32(data))
 
 
-def describe(path: Path, command: str, commit: str | None = None) -> None:
-    """Writes a file's line in manifest.csv beside it: the command and the code's commit that made its runs (default: the
-    present one), devices, seconds of training in all, number of runs, and of those that the paper's filter drops."""
-    import pandas as pd
-
-    manifest = path.with_name("manifest.csv")
-    known = pd.read_csv(manifest, index_col="file") if manifest.exists() else pd.DataFrame()
-    git = ["git", "-C", str(project_folder(".")), "rev-parse", "--short", "HEAD"]
-    commit = commit or subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    line = {"command": command, "commit": commit} | summary(path)
-    lines = known.to_dict("index") | {path.name: line}
-    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("file").sort_index()
-    write_whole(manifest, table.to_csv().encode())
-
-
-def summary(path: Path) -> dict:
-    """Devices, seconds of training, runs, and runs dropped by the paper's filter of a Parquet file."""
-    histories = list(_read(path).values())
-    return {
-        "device": "; ".join(sorted({h.info["device"] for h in histories})),
-        "wall_s": round(sum(h.info["wall_s"] for h in histories)),
-        "runs": len(histories),
-        "dropped": sum(not h.valid for h in histories),
-    }
-
-
 def table(histories: list[History]) -> pd.DataFrame:
-    """One row a run: its hash, its optimizer's name, the Run's fields, the last measured row and how it was made."""
+    """One row a run, which all figures, tables and claims read: its hash (`run`), its optimizer's name, the Run's fields, `wd`,
+    the decay `budget`, the training `images`, the last measured row, whether it is `valid`, and how it was made."""
     import pandas as pd
 
     rows = [
         {"run": h.run.hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
         | h.final
-        | {"valid": h.valid, "diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         # the Run's lr is the initial one; the last row's, the last epoch's
-        | {"lr": h.run.lr, "final_lr": h.final["lr"]}
+        | {"lr": h.run.lr, "final_lr": h.final["lr"], "wd": h.run.wd, "budget": decay_budget(h)}
+        | {"images": h.info["n_train"], "valid": h.valid}
+        | {"diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         for h in histories
     ]
     return pd.DataFrame(rows)
@@ -209,13 +193,13 @@ def table(histories: list[History]) -> pd.DataFrame:
 def _read_once(path: Path, modified: int) -> dict[str, History]:
     """The Histories in a shipped file, read anew when it was modified. One that cannot be read is left out."""
     try:
-        return _read(path)
+        return read(path)
     except ValueError as error:
         warnings.warn(f"{path} is left out: {error}", stacklevel=4)
         return {}
 
 
-def _read(path: Path) -> dict[str, History]:
+def read(path: Path) -> dict[str, History]:
     """The Histories in a file by hash. Raises ValueError where it is not whole or not a store's.
 
     A run that this version does not know (a notebook's own rule, a later version's field) is left out with a warning.
@@ -223,12 +207,14 @@ def _read(path: Path) -> dict[str, History]:
     modified, content = path.stat().st_mtime_ns, path.read_bytes()
     try:
         metadata = pq.ParquetFile(pa.BufferReader(content)).metadata.metadata
-        data = content[: -8 - int.from_bytes(content[-8:-4], "little")]  # before the metadata, their length and PAR1
+        data = content[
+            : -8 - int.from_bytes(content[-8:-4], "little")
+        ]  # before the metadata, their length and PAR1
         if metadata[_CHECKSUM] != _checksum(data, metadata[_KEY]):
             raise ValueError("its checksum is wrong")
         records = json.loads(metadata[_KEY])
         parts = [(name, r["run"], dict(r["info"]), dict(r["last"])) for name, r in records.items()]
-    except Exception as error:  # noqa: BLE001 - a file from a stranger can be wrong in any way
+    except Exception as error:
         raise _not_ours(error) from None
     found = {}
     for name, fields, info, last in parts:
@@ -238,7 +224,9 @@ def _read(path: Path) -> dict[str, History]:
                 raise ValueError("its hash is another one now")
             found[name] = _Stored(run, info, last, (path, modified))
         except (ValueError, TypeError) as error:
-            warnings.warn(f"{path}: run {name} is not known to this version and left out: {error}", stacklevel=4)
+            warnings.warn(
+                f"{path}: run {name} is not known to this version and left out: {error}", stacklevel=4
+            )
     return found
 
 
@@ -248,9 +236,10 @@ def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
     try:
         frame = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pandas()
         return {
-            name: rows.drop(columns="run").reset_index(drop=True) for name, rows in frame.groupby("run", sort=False)
+            name: rows.drop(columns="run").reset_index(drop=True)
+            for name, rows in frame.groupby("run", sort=False)
         }
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
         raise ValueError(f"{_not_ours(error)}: {path}") from None
 
 

@@ -16,10 +16,12 @@ import yaml
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ncutils import data, training
+from ncutils import data
 from ncutils.machine import pick_device, progress_bar, usable_cores
+from ncutils.runs import History, Run
+from ncutils.step import Step, epoch, make_model, run_optimizer
 from ncutils.store import Store
-from ncutils.training import History, Run, make_model, run_optimizer, train
+from ncutils.training import train
 
 MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 CLAIMS = 200  # held at once for a Ray cluster: each is an open file
@@ -41,9 +43,15 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
-        raise ValueError(f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else")
+        raise ValueError(
+            f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else"
+        )
     common, blocks = grid.get("common") or {}, grid["entries"]
-    if not isinstance(common, dict) or not isinstance(blocks, list) or not all(isinstance(b, dict) for b in blocks):
+    if (
+        not isinstance(common, dict)
+        or not isinstance(blocks, list)
+        or not all(isinstance(b, dict) for b in blocks)
+    ):
         raise ValueError(f"{path}: 'common' must be a mapping of fields, 'entries' a list of such mappings")
     entries = []
     for block in blocks:
@@ -88,26 +96,36 @@ def train_all(
             for name in sorted({run.dataset for run in missing}):
                 data.splits(name)  # a download, or its failure, comes before any worker starts
             workers = min(workers or default_workers(device), len(missing))
-            one_pass = functools.partial(_trained, store=store, device=device, workers=workers, progress=progress)
+            one_pass = functools.partial(
+                _trained, store=store, device=device, workers=workers, progress=progress
+            )
         else:
-            one_pass = functools.partial(_on_ray, store=store, device=device, address=ray, gpus_per_run=gpus_per_run)
+            one_pass = functools.partial(
+                _on_ray, store=store, device=device, address=ray, gpus_per_run=gpus_per_run
+            )
         errors = []
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
         bar.unit_scale = True
         with bar:
             for run, result in _whoever_trains(missing, one_pass):
-                if isinstance(result, OSError) and not isinstance(result, FileNotFoundError | ChildProcessError):
+                if isinstance(result, OSError) and not isinstance(
+                    result, FileNotFoundError | ChildProcessError
+                ):
                     raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
                 if isinstance(result, Exception):
                     errors.append(result)
                 else:
                     found[run.hash] = result
-                bar.set_postfix_str(f"{sum(found[r.hash] is not None for r in missing)} of {len(missing)} runs", False)
+                bar.set_postfix_str(
+                    f"{sum(found[r.hash] is not None for r in missing)} of {len(missing)} runs", False
+                )
                 bar.update(_work(run))
         if errors:
             if len(errors) > 1:
-                errors[0].add_note(f"{len(errors)} runs failed; this is the first. The other runs are stored.")
+                errors[0].add_note(
+                    f"{len(errors)} runs failed; this is the first. The other runs are stored."
+                )
             raise errors[0]
     return [found[run.hash] for run in runs]
 
@@ -138,7 +156,9 @@ def n_train(run: Run) -> int:
     return run.n_train or data.training_shape(run.dataset)[0]
 
 
-def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run, History | Exception | None]]:
+def _trained(
+    runs, wait, device, workers, progress, store
+) -> Iterator[tuple[Run, History | Exception | None]]:
     """Each run with its History, stored, or with what it raised, or with None where another process trains it."""
     if workers == 1:
         for run in runs:
@@ -147,7 +167,9 @@ def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run
     threads = max(1, usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-    folder = str(data.data_folder())  # the workers outlive a sweep, and keep the environment that they started with
+    folder = str(
+        data.data_folder()
+    )  # the workers outlive a sweep, and keep the environment that they started with
     try:
         yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
     except TerminatedWorkerError:
@@ -156,42 +178,48 @@ def _trained(runs, wait, device, workers, progress, store) -> Iterator[tuple[Run
         ) from None
 
 
-def _on_ray(runs, wait, device, address, gpus_per_run, store) -> Iterator[tuple[Run, History | Exception | None]]:
+def _on_ray(
+    runs, wait, device, address, gpus_per_run, store
+) -> Iterator[tuple[Run, History | Exception | None]]:
     try:
         import ray
     except ImportError:
         raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
 
     package = str(Path(__file__).parent)
-    ray.init(address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level="error")
-    queue, training = list(reversed(runs)), {}
+    ray.init(
+        address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level="error"
+    )
+    queue, on_nodes = list(reversed(runs)), {}
     try:
         resources = {"num_cpus": 1, "num_gpus": gpus_per_run if device == "cuda" else 0}
         task = ray.remote(**resources)(_train_on_node)  # started again elsewhere where its node is lost
-        while queue or training:
-            while queue and len(training) < CLAIMS:
+        while queue or on_nodes:
+            while queue and len(on_nodes) < CLAIMS:
                 run, claim = queue.pop(), contextlib.ExitStack()
                 claimed = claim.enter_context(store.claim(run, wait))
                 history = store.get(run) if claimed else None
                 if claimed and not history:
-                    training[task.remote(run, device, store.checkpoint(run))] = run, claim
+                    on_nodes[task.remote(run, device, store.checkpoint(run))] = run, claim
                     continue
                 claim.close()
                 yield run, history
-            for done in ray.wait(list(training), num_returns=1)[0] if training else ():
-                run, claim = training.pop(done)
+            for done in ray.wait(list(on_nodes), num_returns=1)[0] if on_nodes else ():
+                run, claim = on_nodes.pop(done)
                 with claim:
                     try:
                         result = ray.get(done)
                         if isinstance(result, History):
                             store.put(result)
                     except ray.exceptions.RayError as error:
-                        result = ChildProcessError(f"run {run.hash} was lost again and again: {type(error).__name__}")
+                        result = ChildProcessError(
+                            f"run {run.hash} was lost again and again: {type(error).__name__}"
+                        )
                     except OSError as error:
                         result = error
                     yield run, result
     finally:
-        for _, claim in training.values():
+        for _, claim in on_nodes.values():
             claim.close()
         ray.shutdown()
 
@@ -202,8 +230,10 @@ def _train_on_node(run: Run, device: str | None, checkpoint: Path) -> History | 
 
     torch.set_num_threads(1)
     try:
-        history = train(run, device, progress=False, checkpoint=checkpoint if checkpoint.parent.is_dir() else None)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
+        history = train(
+            run, device, progress=False, checkpoint=checkpoint if checkpoint.parent.is_dir() else None
+        )
+    except Exception as error:
         return error
     history.info["node"] = ray.get_runtime_context().get_node_id()
     return history
@@ -224,7 +254,7 @@ def _attempt(run, store, wait, device, progress) -> History | Exception | None:
                 history = train(run, device, None, progress, store.checkpoint(run))
                 store.put(history)
             return history
-    except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the other runs
+    except Exception as error:
         return error
 
 
@@ -235,7 +265,9 @@ def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float
     torch.set_num_threads(1)
     try:
         for run in runs:
-            seconds[run] = run.epochs * math.ceil(n_train(run) / run.batch_size) * 1.1 * _seconds_a_step(run, device)
+            seconds[run] = (
+                run.epochs * math.ceil(n_train(run) / run.batch_size) * 1.1 * _seconds_a_step(run, device)
+            )
     finally:
         torch.set_num_threads(threads)
     return seconds
@@ -259,9 +291,9 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
         labels = torch.arange(len(images), device=device) % 10
         model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
-        step, order = training.Step(model, run_optimizer(model, run), timed), torch.Generator().manual_seed(0)
-        training._epoch(step, images, labels, order)  # the first pass sets things up
+        step, order = Step(model, run_optimizer(model, run), timed), torch.Generator().manual_seed(0)
+        epoch(step, images, labels, order)  # the first pass sets things up
         start = time.perf_counter()
-        training._epoch(step, images, labels, order)
+        epoch(step, images, labels, order)
         _steps[kind] = (time.perf_counter() - start) * whole / len(images)
     return _steps[kind]

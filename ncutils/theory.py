@@ -95,7 +95,7 @@ def lemma_e6(decay, momentum, t) -> np.ndarray:
 
 
 def signgd(K, wd, lr, steps: int, coupled: bool, dtype=None) -> np.ndarray:
-    """alpha [steps + 1, ...] of SignGD on the UFM of Theorems 3.3 and 3.4: H = M*, N = K, W_0 = 0.
+    """Alpha [steps + 1, ...] of SignGD on the UFM of Theorems 3.3 and 3.4: H = M*, N = K, W_0 = 0.
 
     With dtype=None arithmetic is exact: alpha = (a - (K - 1) b)^2 of `signgd_path`. With np.float32 or np.float64 the
     K x K matrices themselves are iterated in that precision (K one number): once the softmax underflows, sign(0) = 0
@@ -128,7 +128,10 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
         if coupled:
             small = np.exp(-(a + b) / root)
             g = small / (1 + (K - 1) * small) / root
-            path[0, t + 1], path[1, t + 1] = a + lr * np.sign((K - 1) * g - wd * a), b + lr * np.sign(g - wd * b)
+            path[0, t + 1], path[1, t + 1] = (
+                a + lr * np.sign((K - 1) * g - wd * a),
+                b + lr * np.sign(g - wd * b),
+            )
         else:
             path[:, t + 1] = (1 - lr * wd) * path[:, t] + lr
     return path[0], path[1]

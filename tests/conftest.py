@@ -19,7 +19,9 @@ SOAK = bool(os.environ.get("NCUTILS_SOAK"))
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "counts(what): a passed test counts as one of these on the book's page")
+    config.addinivalue_line(
+        "markers", "counts(what): a passed test counts as one of these on the book's page"
+    )
 
 
 def pytest_runtest_logreport(report):
@@ -40,7 +42,9 @@ def pytest_sessionfinish(exitstatus):
     """One line a kind: what was tried, how often. Only a run without a failure is worth a line in the book."""
     if not os.environ.get("NCUTILS_COUNTS") or exitstatus:
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     COUNTS.update({"minutes": round((time.time() - STARTED) / 60)})
     COUNTS["commit"] = commit.stdout.strip()
     with open(os.environ["NCUTILS_COUNTS"], "w", newline="") as file:

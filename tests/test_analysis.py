@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ncutils import analysis, figures, tables
+from ncutils import analysis
+from ncutils.book import figures, tables
+from ncutils.runs import decay_budget
 from ncutils.store import Store
-from ncutils.training import History, Run, decay_budget
+from ncutils.training import History, Run
 
 COLUMNS = ("nc0", "nc1", "nc2", "nc3", "nc4", "test_acc")
 
@@ -52,14 +54,24 @@ def test_regression_is_least_squares():
     rng = np.random.default_rng(1)
     x = rng.uniform(-5, 1, 40)
     y = 0.5 + 0.16 * x + 0.05 * rng.standard_normal(40)
-    runs = [history("Adam", 0.1, 10**a, b, lr=0.001 if i % 2 else 0.01, seed=i) for i, (a, b) in enumerate(zip(x, y))]
+    runs = [
+        history("Adam", 0.1, 10**a, b, lr=0.001 if i % 2 else 0.01, seed=i)
+        for i, (a, b) in enumerate(zip(x, y))
+    ]
     table = analysis.regression([*runs, history("Adam", 0.1, 1e-9, 9, train_acc=0.5, seed=99)])
     assert list(table.index) == ["LR=0.001", "LR=0.01", "all"] and table["n"].tolist() == [20, 20, 40]
     for label, part in (("LR=0.001", slice(1, None, 2)), ("all", slice(None))):
         fit = stats.linregress(x[part], y[part])
         row, n = table.loc[label], len(x[part])
         half = stats.t.ppf(0.975, n - 2) * fit.stderr
-        expected = (fit.slope, fit.stderr, fit.slope / fit.stderr, fit.pvalue, fit.slope - half, fit.slope + half)
+        expected = (
+            fit.slope,
+            fit.stderr,
+            fit.slope / fit.stderr,
+            fit.pvalue,
+            fit.slope - half,
+            fit.slope + half,
+        )
         np.testing.assert_allclose(row[["beta", "se", "t", "p", "ci_low", "ci_high"]].astype(float), expected)
         assert row["r2"] == pytest.approx(fit.rvalue**2) and row["f"] == pytest.approx(row["t"] ** 2)
         assert row["r2_adj"] == pytest.approx(1 - (1 - fit.rvalue**2) * (n - 1) / (n - 2))
@@ -76,12 +88,21 @@ def test_best_and_valid_drop_what_fails_the_filter():
 
 
 def test_stored_grid_counts_a_run_without_decay_twice(tmp_path):
-    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: [AdamW, Adam, SGD], wd: [0, 0.5], epochs: [3, 4]}]")
+    (tmp_path / "grid.yaml").write_text(
+        "entries: [{optimizer: [AdamW, Adam, SGD], wd: [0, 0.5], epochs: [3, 4]}]"
+    )
     store = Store(tmp_path / "runs")
-    for h in (history("Adam", 0, 1, epochs=3), history("AdamW", 0.5, 2, epochs=3), history("SGD", 0.5, 3, epochs=4)):
+    for h in (
+        history("Adam", 0, 1, epochs=3),
+        history("AdamW", 0.5, 2, epochs=3),
+        history("SGD", 0.5, 3, epochs=4),
+    ):
         store.put(h)
     groups, missing = analysis.stored_grid(tmp_path / "grid.yaml", store, epochs=3)
-    assert {name: [h.run.wd for h in runs] for name, runs in groups.items()} == {"Adam": [0], "AdamW": [0, 0.5]}
+    assert {name: [h.run.wd for h in runs] for name, runs in groups.items()} == {
+        "Adam": [0],
+        "AdamW": [0, 0.5],
+    }
     assert [(run.optimizer, run.wd) for run in missing] == [("Adam", 0.5), ("SGD", 0), ("SGD", 0.5)]
 
 
@@ -100,9 +121,11 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
     assert "4 runs, 1 of them fails the paper's filter (1 under 99 % training accuracy, 0 diverged)" in text
     nothing = figures.scatter({"Adam": [runs[-1]]}, "test", fit=True)
     assert all(axis.texts[0].get_text() == "no valid run" for axis in nothing.axes)
-    heat = figures.heat_maps([history("SGD", w, 1 / (1 + w), momentum=m) for w in (0, 1) for m in (0, 0.9)], "test")
+    heat = figures.heat_maps(
+        [history("SGD", w, 1 / (1 + w), momentum=m) for w in (0, 1) for m in (0, 0.9)], "test"
+    )
     assert [t.get_text() for t in heat.axes[0].texts] == ["1", "0.5"] * 2
-    table = tables.final_table({"Adam": runs[:1], "Signum": runs[2:3]}, {"Adam": {c: 1.5 for c in COLUMNS}})
+    table = tables.final_table({"Adam": runs[:1], "Signum": runs[2:3]}, {"Adam": dict.fromkeys(COLUMNS, 1.5)})
     assert table.loc["Adam", ("NC0", "paper")] == "1.5" and table.loc["Signum", ("NC0", "paper")] == "–"
 
 
@@ -113,11 +136,15 @@ def test_nothing_is_averaged_over_a_run_that_diverged():
         figure = draw({"SGD": [good, bad]}, "test")
         drawn = [y for line in figure.axes[0].lines for y in np.atleast_1d(line.get_ydata())]
         drawn += (
-            [y for c in figure.axes[0].collections for y in c.get_offsets()[:, 1]] if draw is figures.scatter else []
+            [y for c in figure.axes[0].collections for y in c.get_offsets()[:, 1]]
+            if draw is figures.scatter
+            else []
         )
         assert drawn and max(drawn) < 3, draw.__name__
         assert "1 diverged" in figure.texts[-1].get_text()
     table = tables.final_table({"SGD": [good, bad], "SGDW": [bad]}, {})
-    assert table.loc["SGD", ("NC0", "here")].startswith("2<br>(") and "1 of 2 dropped" in str(table.loc["SGD"].iloc[-1])
+    assert table.loc["SGD", ("NC0", "here")].startswith("2<br>(") and "1 of 2 dropped" in str(
+        table.loc["SGD"].iloc[-1]
+    )
     assert table.loc["SGDW", ("NC0", "here")] == "diverged"
     assert analysis.best({"SGD": [bad]}) == {} and analysis.valid({"SGD": [good, bad]}) == [good]

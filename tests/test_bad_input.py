@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ncutils import data, machine, training
+from ncutils import data, machine
 from ncutils.__main__ import main
 from ncutils.metrics import nc_metrics
+from ncutils.models import ARCHITECTURES
 from ncutils.store import Store
 from ncutils.sweeps import train_all
 from ncutils.training import Run, least_memory, train
@@ -82,7 +83,10 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
         "x: 0\n".replace("x: 0\n", "") + "entries: [{optimizer: Adam, wd: 0, "
         f"seed: {list(range(200))}, width: {list(range(1, 200))}, epochs: {list(range(1, 200))}}}]"
     )
-    for name, sentence in (("laughs", "unknown parameter 'l0'"), ("long", "an entry stands for 7920200 runs")):
+    for name, sentence in (
+        ("laughs", "unknown parameter 'l0'"),
+        ("long", "an entry stands for 7920200 runs"),
+    ):
         assert main(["sweep", str(tmp_path / f"{name}.yaml")]) == 2
         error = one_sentence(capsys.readouterr().err)
         assert sentence in error or "an entry stands for" in error
@@ -113,7 +117,8 @@ def test_arguments(arguments, sentence, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["swep"], ["sweep"], ["sweep", "g", "--worker", "2", "--x"], ["sweep", "g", "--workers", "two"], []]
+    "arguments",
+    [["swep"], ["sweep"], ["sweep", "g", "--worker", "2", "--x"], ["sweep", "g", "--workers", "two"], []],
 )
 def test_arguments_that_argparse_refuses(arguments, capsys):
     with pytest.raises(SystemExit) as left:
@@ -161,14 +166,20 @@ def test_a_machine_without_ray(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_networks_that_do_not_fit_are_refused_with_the_estimate(fields):
-    with pytest.raises(MemoryError, match=r"width = 100000 is not allowed here: .* GB of memory, .* GB are free"):
+    with pytest.raises(
+        MemoryError, match=r"width = 100000 is not allowed here: .* GB of memory, .* GB are free"
+    ):
         train(Run(epochs=1, **fields), device="cpu")
 
 
 def test_a_containers_limit_counts_as_free_memory(tmp_path):
     """As Docker, Kubernetes or Binder set it: what is cached of files can be given up."""
     whole = machine.free_memory(tmp_path)
-    for name, text in {"current": "600000000", "stat": "anon 1\ninactive_file 100000000\n", "max": "max"}.items():
+    for name, text in {
+        "current": "600000000",
+        "stat": "anon 1\ninactive_file 100000000\n",
+        "max": "max",
+    }.items():
         (tmp_path / f"memory.{name}").write_text(text)
     assert 0.5 < machine.free_memory(tmp_path) / whole < 2
     (tmp_path / "memory.max").write_text("700000000\n")
@@ -178,24 +189,28 @@ def test_a_containers_limit_counts_as_free_memory(tmp_path):
 def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
     """Weights and Adam's two states to the byte; against the memory that a step really takes."""
     shape = (256, 3, 32, 32)
-    of_weights = 4 * sum(p.numel() for p in training.ARCHITECTURES["resnet9"](8, shape, 10).parameters())
+    of_weights = 4 * sum(p.numel() for p in ARCHITECTURES["resnet9"](8, shape, 10).parameters())
     small = least_memory(Run(rule="adam", width=8, batch_size=1), shape, 10)
     assert small == 4 * of_weights + 4 * 256 * 64
     code = """
 import psutil, resource, torch
-from ncutils import data, machine, training
+from ncutils import data, machine, step, training
 run, shape = training.Run(width=64, batch_size=256, lr=1e-3), (256, 3, 32, 32)
 images, labels = torch.randn(shape), torch.arange(256) % 10
 dataset = data.Dataset(images, labels, images, labels, 10)
-tiny, opt, order = training._begin(run.model_copy(update={"width": 1}), dataset, torch.device("cpu"))
-training._epoch(training.Step(tiny, opt, run), images, labels, order)
+def one_epoch(run):
+    state = training.State(run, dataset, torch.device("cpu"))
+    step.epoch(step.Step(state.model, state.optimizer, run), images, labels, state.order)
+one_epoch(run.model_copy(update={"width": 1}))
 before = psutil.Process().memory_info().rss
-training._epoch(training.Step(*training._begin(run, dataset, torch.device("cpu"))[:2], run), images, labels, order)
+one_epoch(run)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(training.least_memory(run, shape, 10) / (peak - before))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert 0.3 < float(done.stdout) < 1, done.stdout
 
 

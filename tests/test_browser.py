@@ -34,14 +34,20 @@ def book(quick_book, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(book):
     """The pages that a reader comes to, as paths in the book without their ending."""
-    found = [p.relative_to(book).with_suffix("").as_posix() for p in book.rglob("*.html") if "_static" not in p.parts]
+    found = [
+        p.relative_to(book).with_suffix("").as_posix()
+        for p in book.rglob("*.html")
+        if "_static" not in p.parts
+    ]
     return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search"})
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    executable = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if not executable:
         pytest.skip("needs a Chromium on the path")
     with playwright.sync_playwright() as p:
@@ -53,10 +59,15 @@ def browser():
 def opened(browser, book, page, **options):
     """A tab that shows a page, and what went wrong in it: filled as it happens."""
     tab, wrong = browser.new_page(**options), []
-    tab.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
+    tab.on(
+        "request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url)
+    )
     tab.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
     tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    tab.on("console", lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None)
+    tab.on(
+        "console",
+        lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None,
+    )
     tab.goto((book / f"{page}.html").as_uri())
     tab.evaluate("window.MathJax?.startup?.promise")
     tab.wait_for_function(READY, timeout=20_000)
@@ -74,7 +85,9 @@ def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pa
         bad += [f"{page}: {what}" for what in wrong]
         if (wide := tab.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
             bad.append(f"{page}: {wide} pixels wide on a phone")
-        if raw := re.findall(r"\$\$|\\(?:frac|lVert|begin|mathrm|lambda|eta)\b", tab.locator("main").inner_text()):
+        if raw := re.findall(
+            r"\$\$|\\(?:frac|lVert|begin|mathrm|lambda|eta)\b", tab.locator("main").inner_text()
+        ):
             bad.append(f"{page}: raw maths {raw[:3]}")
         if bare := tab.locator("main img:not([alt]), main img[alt='']").count():
             bad.append(f"{page}: {bare} images without words")
@@ -109,7 +122,11 @@ def changed(tab, before: str) -> bool:
 
 
 def other_choices(control) -> range:
-    return range(control.locator("option").count()) if control.evaluate("c => c.tagName") == "SELECT" else range(0)
+    return (
+        range(control.locator("option").count())
+        if control.evaluate("c => c.tagName") == "SELECT"
+        else range(0)
+    )
 
 
 def changes(tab, control) -> bool:
@@ -135,10 +152,9 @@ def test_every_control_changes_what_is_shown(browser, book, pages):
         controls = tab.locator(CONTROLS)
         for i in range(controls.count()):
             control = controls.nth(i)
-            assert control.evaluate("c => !!(c.closest('label, .widget-inline-hbox') ?? c).textContent.trim()"), (
-                page,
-                i,
-            )
+            assert control.evaluate(
+                "c => !!(c.closest('label, .widget-inline-hbox') ?? c).textContent.trim()"
+            ), (page, i)
             others = ((j, k) for j in range(i - 1, -1, -1) for k in other_choices(controls.nth(j)))
             alone = len(other_choices(control)) == 1
             assert (
@@ -157,7 +173,13 @@ def test_sliders_of_a_theory_chapter_lead_to_their_frame(browser, book):
     """The frame shown is the one that the sliders say: its title states lr wd."""
     tab, _ = opened(browser, book, "chapters/06_theorem_3_1")
     handles = tab.locator(".widget-slider .noUi-handle")
-    for handle, key in ((0, "ArrowRight"), (1, "ArrowLeft"), (1, "ArrowLeft"), (2, "ArrowRight"), (0, "ArrowLeft")):
+    for handle, key in (
+        (0, "ArrowRight"),
+        (1, "ArrowLeft"),
+        (1, "ArrowLeft"),
+        (2, "ArrowRight"),
+        (0, "ArrowLeft"),
+    ):
         handles.nth(handle).focus()
         tab.keyboard.press(key)
         lr, wd, _ = (float(r.text_content()) for r in tab.locator(".widget-readout").all())
@@ -189,7 +211,9 @@ def test_the_fitted_line_is_the_regression(browser, book):
 
     tab, _ = opened(browser, book, "chapters/12_regression")
     words = tab.locator(".vega-embed").first.get_by_text("log10 NC0").all_text_contents()
-    groups, _ = analysis.stored_grid(ROOT / "params/quick/grid.yaml", Store(shipped=ROOT / "results"), arch="resnet9")
+    groups, _ = analysis.stored_grid(
+        ROOT / "params/quick/grid.yaml", Store(shipped=ROOT / "results"), arch="resnet9"
+    )
     fit = analysis.regression(analysis.valid(groups)).loc["all"]
     said = next(re.search(r"NC3 = (-?[\d.]+) ([+-]) ([\d.]+) log10", w) for w in words if "NC3 =" in w)
     assert float(said[1]) == pytest.approx(fit["intercept"], abs=6e-4)
@@ -233,9 +257,7 @@ def test_names_are_spelled_one_way(book, pages):
     from bs4 import BeautifulSoup
 
     wrong = r"\b(Pytorch|pyTorch|Adamw|ADAMW|adamW|SignumSGD|Fashion[- ]MNIST|FMNIST|Cifar|CIFAR 10|Resnet\d|VGG-9|"
-    wrong += (
-        r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"
-    )
+    wrong += r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"
     for page in pages:
         main = BeautifulSoup((book / f"{page}.html").read_text(), "html.parser").find("main")
         for code in main.find_all(["code", "pre", "script", "cite"]):

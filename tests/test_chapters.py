@@ -12,8 +12,9 @@ import pytest
 import yaml
 from nbformat import v4
 
-from ncutils.chapters import check_parameters
-from ncutils.published import OPTIMIZERS, TABLE1_SETTING
+from ncutils.book.pages import check_parameters
+from ncutils.book.published import TABLE1_SETTING
+from ncutils.optimizers import OPTIMIZERS
 from ncutils.store import Store
 from ncutils.training import Run
 
@@ -21,12 +22,25 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 SMALL = {"epochs": 12, "width": 4}
 # Figures outside the explorer that a chapter shows at least, without stored runs
-FIGURES = {"01_neural_collapse": 3, "03_adamw": 3, "06_theorem_3_1": 3, "07_theorem_3_3": 2, "08_theorem_3_4": 2}
+FIGURES = {
+    "01_neural_collapse": 3,
+    "03_adamw": 3,
+    "06_theorem_3_1": 3,
+    "07_theorem_3_3": 2,
+    "08_theorem_3_4": 2,
+}
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
 FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
 FIGURES |= {"04_explore": 0, "15_vit": 5, "16_imagenet": 2, "18_your_model": 1, "19_your_optimizer": 1}
 FIGURES |= {"20_tested": 0, "21_costs": 1}
-EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm", "14_six_settings")
+EXPLORERS = (
+    "06_theorem_3_1",
+    "07_theorem_3_3",
+    "08_theorem_3_4",
+    "09_sign_descent",
+    "10_ufm",
+    "14_six_settings",
+)
 # For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
 GRID = """
 common: {epochs: 12, width: 4}
@@ -52,7 +66,9 @@ def declared(chapter) -> dict:
     cells = nbformat.read(chapter, as_version=4).cells
     return {
         target.id: ast.literal_eval(statement.value)
-        for statement in ast.parse(next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))).body
+        for statement in ast.parse(
+            next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+        ).body
         for target in statement.targets
     }
 
@@ -91,7 +107,7 @@ def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 def test_papermill_understands_every_parameter(chapter):
-    """papermill reads the parameters' cell line by line and passes over a line whose comment holds an equals sign."""
+    """Papermill reads the parameters' cell line by line and passes over a line whose comment holds an equals sign."""
     from papermill.inspection import inspect_notebook
 
     assert set(inspect_notebook(str(chapter))) == set(declared(chapter))
@@ -107,9 +123,14 @@ def test_chapter_03_trains_the_six_optimizers_once(tmp_path):
     assert papermill(chapter, tmp_path / "b.ipynb", wd=5, **SMALL).returncode == 0
     assert finished == {h.run.optimizer: h.info["finished"] for h in Store().histories()}
     drawn = "\n".join(
-        o["data"]["image/svg+xml"] for o in outputs(tmp_path / "b.ipynb") if "image/svg+xml" in o.get("data", {})
+        o["data"]["image/svg+xml"]
+        for o in outputs(tmp_path / "b.ipynb")
+        if "image/svg+xml" in o.get("data", {})
     )
-    assert "Profile default: resnet9, width 4, digits, 1,437 training images, 12 epochs, lr 0.001, 0.0679" in drawn
+    assert (
+        "Profile default: resnet9, width 4, digits, 1,437 training images, 12 epochs, lr 0.001, 0.0679"
+        in drawn
+    )
     assert "Seed 0. 6 runs" in drawn
 
 
@@ -155,7 +176,9 @@ def test_every_chapter_has_a_file_of_known_parameters_in_each_profile(chapter, p
     declaring = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
     given = yaml.safe_load((ROOT / "params" / profile / f"{chapter.stem}.yaml").read_text())
     assert given["profile"] == profile
-    check_parameters([declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())])
+    check_parameters(
+        [declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())]
+    )
     first = {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
     Run(**{name: value for name, value in first.items() if name in Run.model_fields})
 
@@ -195,14 +218,18 @@ def test_launch_buttons_come_with_a_repository_alone(tmp_path):
 
 def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
     """The rule behind `make book`: new prose keeps the outputs, new code does not."""
-    sys.path.insert(0, str(ROOT / "assets"))
+    sys.path.insert(0, str(ROOT / "tools"))
     from execute import new_prose
 
     chapter, out = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4), tmp_path / "out.ipynb"
     ran = nbformat.from_dict(chapter)
     at = next(i for i, c in enumerate(ran.cells) if "parameters" in c.metadata.get("tags", [])) + 1
-    ran.cells.insert(at, v4.new_code_cell("# Parameters\nwidth = 4", metadata={"tags": ["injected-parameters"]}))
-    ran.cells[-2].outputs = [v4.new_output("stream", text="kept")] if ran.cells[-2].cell_type == "code" else []
+    ran.cells.insert(
+        at, v4.new_code_cell("# Parameters\nwidth = 4", metadata={"tags": ["injected-parameters"]})
+    )
+    ran.cells[-2].outputs = (
+        [v4.new_output("stream", text="kept")] if ran.cells[-2].cell_type == "code" else []
+    )
     nbformat.write(ran, out)
     chapter = nbformat.read(ROOT / "chapters/19_your_optimizer.ipynb", 4)
     chapter.cells[0].source += "\n\nOne more sentence."
@@ -228,10 +255,10 @@ def test_a_killed_kernel_is_named(tmp_path):
     (tmp_path / "p.yaml").write_text("epochs: 2\n")
     out = tmp_path / "out" / "05_dies.ipynb"
     out.parent.mkdir()
-    execute = [sys.executable, ROOT / "assets/execute.py", tmp_path / "in.ipynb", out, tmp_path / "p.yaml"]
+    execute = [sys.executable, ROOT / "tools/execute.py", tmp_path / "in.ipynb", out, tmp_path / "p.yaml"]
     assert subprocess.run(execute, capture_output=True, check=False).returncode
     done = subprocess.run(
-        [sys.executable, ROOT / "assets/failures.py", out.parent], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "tools/failures.py", out.parent], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "chapter 05_dies failed in cell 3: DeadKernelError: the kernel died"

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from ncutils import charts, theory
-from ncutils.figures import polygon
+from ncutils import theory
+from ncutils.book import charts
+from ncutils.book.figures import polygon
 from ncutils.training import Run, train
 
 
@@ -33,13 +34,19 @@ def test_three_means_keep_their_distances_and_products():
     means, weights = polygon(g.astype(np.float32))
     unit = m / np.linalg.norm(m)
     for i, j in ((0, 1), (0, 2), (1, 2)):
-        assert np.linalg.norm(means[i] - means[j]) == pytest.approx(np.linalg.norm(unit[i] - unit[j]), rel=1e-5)
+        assert np.linalg.norm(means[i] - means[j]) == pytest.approx(
+            np.linalg.norm(unit[i] - unit[j]), rel=1e-5
+        )
     np.testing.assert_allclose(weights @ means.T, w @ unit.T / np.linalg.norm(w), atol=1e-6)
 
 
 def test_the_plane_does_not_depend_on_the_features_coordinates():
     rng = np.random.default_rng(2)
-    m, w, turn = rng.normal(size=(10, 16)), rng.normal(size=(10, 16)), np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    m, w, turn = (
+        rng.normal(size=(10, 16)),
+        rng.normal(size=(10, 16)),
+        np.linalg.qr(rng.normal(size=(16, 16)))[0],
+    )
     for here, there in zip(polygon(grams(m, w)[1]), polygon(grams(m @ turn, w @ turn)[1])):
         np.testing.assert_allclose(here, there, atol=1e-10)
 
@@ -53,13 +60,19 @@ def groups():
 def test_a_geometry_chart_says_what_was_measured(groups):
     runs = {name: histories[0] for name, histories in groups.items()}
     spec = charts.geometry(runs).to_dict()
-    words = [row for part in spec["vconcat"] for row in part.get("data", {}).get("values", []) if "text" in row]
-    assert len(words) == 2 * len(runs["Adam"].frame) and spec["usermeta"]["last"] == len(runs["Adam"].frame) - 1
+    words = [
+        row for part in spec["vconcat"] for row in part.get("data", {}).get("values", []) if "text" in row
+    ]
+    assert (
+        len(words) == 2 * len(runs["Adam"].frame) and spec["usermeta"]["last"] == len(runs["Adam"].frame) - 1
+    )
     last = [row["text"] for row in words if row["run"] == "AdamW"][-1]
     final = runs["AdamW"].final
     assert last[0].startswith(f"AdamW, wd 0.1, epoch 3: training accuracy {100 * final['train_acc']:.0f} %")
     found = dict(re.findall(r"(NC\d) (\S+?)(?:,|$)", last[1]))
-    assert {k.lower(): float(v) for k, v in found.items()} == {m: float(f"{final[m]:.3g}") for m in charts.METRICS}
+    assert {k.lower(): float(v) for k, v in found.items()} == {
+        m: float(f"{final[m]:.3g}") for m in charts.METRICS
+    }
 
 
 @pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled])

@@ -99,11 +99,13 @@ def ended(child: psutil.Process) -> bool:
 def stored_files() -> dict:
     """Each History of the folder by its file's name. Raises where one is not whole."""
     files = Store().folder.glob("*.parquet")
-    return {path.stem: stores._read(path)[path.stem] for path in files}
+    return {path.stem: stores.read(path)[path.stem] for path in files}
 
 
 def same(a, b):
-    pd.testing.assert_frame_equal(a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True
+    )
     assert np.array_equal(a.grams, b.grams) and a.run == b.run
 
 
@@ -139,7 +141,9 @@ def test_a_sweep_killed_at_random_moments_loses_nothing(nursery, count):
     last = nursery.child()
     wait_until(lambda: ended(last))
     assert sorted(stored_files()) == sorted(run.hash for run in nursery.runs)
-    assert checkpoints > KILLS / 4 and not [p.name for p in Store().folder.iterdir() if p.suffix != ".parquet"]
+    assert checkpoints > KILLS / 4 and not [
+        p.name for p in Store().folder.iterdir() if p.suffix != ".parquet"
+    ]
     for history in Store().histories():
         same(history, train(history.run))
     count("crashes survived", killed)
@@ -173,7 +177,10 @@ def test_a_killed_worker_ends_the_sweep_with_a_sentence_and_the_next_goes_on(tmp
     kept = {name: history.info["finished"] for name, history in stored_files().items()}
     assert 1 <= len(kept) < 18
     histories = train_all([run for _, run in read_grid(tmp_path / "grid.yaml")], device="cpu", workers=1)
-    assert len(histories) == 18 and {n: h.info["finished"] for n, h in stored_files().items() if n in kept} == kept
+    assert (
+        len(histories) == 18
+        and {n: h.info["finished"] for n, h in stored_files().items() if n in kept} == kept
+    )
     count("crashes survived")
 
 
@@ -214,7 +221,10 @@ def test_a_lost_ray_node_loses_no_run_and_a_checkpoint_is_used(tmp_path, monkeyp
 
 
 def small_runs(n, **fields):
-    return [Run(arch="mlp", width=2, n_train=100, epochs=20, measure="every", seed=seed, **fields) for seed in range(n)]
+    return [
+        Run(arch="mlp", width=2, n_train=100, epochs=20, measure="every", seed=seed, **fields)
+        for seed in range(n)
+    ]
 
 
 def test_a_full_disk_costs_no_run(mounted, monkeypatch, capsys):
@@ -232,13 +242,17 @@ def test_a_full_disk_costs_no_run(mounted, monkeypatch, capsys):
     assert error.startswith("ncutils: ") and "No space left on device" in error and error.count("\n") == 1
     subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
     assert len(train_all(runs, workers=1)) == 20
-    assert {name: history.info["finished"] for name, history in stored_files().items() if name in kept} == kept
+    assert {
+        name: history.info["finished"] for name, history in stored_files().items() if name in kept
+    } == kept
 
 
 def test_a_checkpoint_that_finds_no_room_does_not_end_the_run(mounted, monkeypatch):
     disk, (run,) = mounted("-o", "size=16k"), small_runs(1)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    with pytest.warns(UserWarning, match="training goes on without a new checkpoint: .* No space left on device$"):
+    with pytest.warns(
+        UserWarning, match="training goes on without a new checkpoint: .* No space left on device$"
+    ):
         history = train(run, checkpoint=disk / "state")
     same(history, train(run))
     assert not list(disk.iterdir())
@@ -301,7 +315,9 @@ with Store().claim(run):
 
 
 @pytest.mark.counts("damaged files set aside")
-@pytest.mark.parametrize("how", ["empty", "half", "text", "another run's", "a pickle of code", "an older one's"])
+@pytest.mark.parametrize(
+    "how", ["empty", "half", "text", "another run's", "a pickle of code", "an older one's"]
+)
 def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(how, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     run, other = small_runs(2)
@@ -317,7 +333,9 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_anew(how, 
         torch.save(Bomb(tmp_path / "exploded"), path)
     else:
         torch.save(({}, {}, None, (1, [{"gram": np.zeros(3)}], 0.0, 0.0)), path)
-    with pytest.warns(UserWarning, match="state is set aside as state.unreadable: it is not a whole checkpoint"):
+    with pytest.warns(
+        UserWarning, match="state is set aside as state.unreadable: it is not a whole checkpoint"
+    ):
         same(train(run, checkpoint=path), expected)
     assert not (tmp_path / "exploded").exists()
 

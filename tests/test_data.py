@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncutils import data, training
+from ncutils import data, step
 
 
 def test_digits_are_whole_balanced_and_standardised():
@@ -30,7 +30,11 @@ def test_three_digits_are_the_first_three_classes():
 
 @pytest.mark.parametrize("name", ["digits", "digits3", "separable", "unconstrained"])
 def test_shapes_known_beforehand_are_those_of_the_images(name):
-    assert data._shape_of(data.data_folder(), name) == data.SHAPES[name] == tuple(data.load(name).train_images.shape)
+    assert (
+        data._shape_of(data.data_folder(), name)
+        == data.SHAPES[name]
+        == tuple(data.load(name).train_images.shape)
+    )
 
 
 def test_separable_is_linearly_separable():
@@ -75,10 +79,14 @@ def test_the_released_codes_images(real_data, name):
     theirs = getattr(datasets, name)(real_data, train=True, transform=transform)
     dataset = data.load(name, n_train=50, n_test=20, fit="resize", scale="published")
     indices = data.balanced_order(data.splits(name)[0].labels)[:50]
-    torch.testing.assert_close(dataset.train_images, torch.stack([theirs[i][0] for i in indices]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        dataset.train_images, torch.stack([theirs[i][0] for i in indices]), rtol=0, atol=1e-6
+    )
     padded = data.load(name, n_train=50, n_test=20)
     assert torch.equal(padded.train_labels, dataset.train_labels)
-    assert padded.train_images.mean().abs() < 1e-6 and not torch.equal(padded.train_images, dataset.train_images)
+    assert padded.train_images.mean().abs() < 1e-6 and not torch.equal(
+        padded.train_images, dataset.train_images
+    )
 
 
 def test_fit_leaves_images_of_other_sizes_alone():
@@ -105,7 +113,9 @@ def make_folder(root, sizes=((8, 8),), classes=("cat", "dog")):
             (root / split / c).mkdir(parents=True)
             for i in range(4):
                 size = sizes[i % len(sizes)]
-                Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(root / split / c / f"{i}.png")
+                Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(
+                    root / split / c / f"{i}.png"
+                )
 
 
 def test_folder(tmp_path, monkeypatch):
@@ -144,7 +154,9 @@ def test_streamed_images_of_any_size_become_squares(tmp_path, monkeypatch):
 def test_bad_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
     make_folder(tmp_path / "mixed", sizes=((8, 8), (9, 8)))
-    with pytest.raises(ValueError, match="1.png has 8 x 9 pixels, others have 8 x 8; all images must have one size"):
+    with pytest.raises(
+        ValueError, match="1.png has 8 x 9 pixels, others have 8 x 8; all images must have one size"
+    ):
         data.load("mixed")
     make_folder(tmp_path / "corrupt")
     (tmp_path / "corrupt/train/cat/2.png").write_bytes(b"not an image")
@@ -158,7 +170,9 @@ def test_bad_folders(tmp_path, monkeypatch):
     make_folder(tmp_path / "single", classes=("cat",))
     with pytest.raises(ValueError, match="at least 2 are needed"):
         data.load("single")
-    with pytest.raises(ValueError, match="dataset = 'mnist' is not known: use one of digits, .*MNIST, FashionMNIST"):
+    with pytest.raises(
+        ValueError, match="dataset = 'mnist' is not known: use one of digits, .*MNIST, FashionMNIST"
+    ):
         data.load("mnist")
 
 
@@ -182,5 +196,5 @@ def test_pixels_are_standardised_as_they_are_taken():
     assert torch.equal(next(data.batches(taken, [indices])), whole[indices]) and taken.shape == whole.shape
     assert taken[indices].is_contiguous(memory_format=torch.channels_last)
     images = (taken, whole)
-    by_size = [next(training._batches(x, torch.arange(20), 32, None))[0] for x in images]
+    by_size = [next(step.batches(x, torch.arange(20), 32, None))[0] for x in images]
     assert torch.equal(*by_size)

@@ -25,7 +25,9 @@ FIELDS = {"lr": 0.05, "epochs": 3, "width": 4, "batch_size": 100}
 
 def same(a, b):
     assert a.run == b.run
-    pd.testing.assert_frame_equal(a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True
+    )
     assert np.array_equal(a.grams, b.grams)
 
 
@@ -49,7 +51,11 @@ def test_here_there_and_in_any_order(tmp_path, monkeypatch, count):
     )
     monkeypatch.setenv("NCUTILS_RUNS", str(tmp_path / "notebook"))
     chapter = papermill(
-        ROOT / "chapters" / "01_neural_collapse.ipynb", tmp_path / "out.ipynb", optimizer="SGD", wd=0.01, **FIELDS
+        ROOT / "chapters" / "01_neural_collapse.ipynb",
+        tmp_path / "out.ipynb",
+        optimizer="SGD",
+        wd=0.01,
+        **FIELDS,
     )
     assert chapter.returncode == 0, chapter.stderr[-1000:]
     for name in ("command line", "notebook"):
@@ -81,7 +87,16 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("times", range(20 if SOAK else 2))
 def test_a_run_interrupted_at_random_epochs_is_the_run(rule, times, tmp_path, monkeypatch):
-    run = Run(rule=rule, width=2, n_train=300, epochs=8, decoupled_wd=0.1, coupled_wd=0.1, measure="every", seed=times)
+    run = Run(
+        rule=rule,
+        width=2,
+        n_train=300,
+        epochs=8,
+        decoupled_wd=0.1,
+        coupled_wd=0.1,
+        measure="every",
+        seed=times,
+    )
     goes_on_to_the_same(run, random.Random(f"{rule} {times}").sample(range(1, 8), 2), tmp_path, monkeypatch)
 
 
@@ -89,25 +104,27 @@ def test_a_run_interrupted_at_random_epochs_is_the_run(rule, times, tmp_path, mo
 def test_a_streamed_resnet50_interrupted_is_the_run(tmp_path, monkeypatch):
     make_folder(tmp_path / "small", sizes=((40, 30), (33, 50)))
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
-    run = Run(arch="resnet50", width=2, dataset="small", image_size=32, precision="bf16", epochs=3, batch_size=4)
+    run = Run(
+        arch="resnet50", width=2, dataset="small", image_size=32, precision="bf16", epochs=3, batch_size=4
+    )
     goes_on_to_the_same(run, [random.Random(0).choice([1, 2])], tmp_path, monkeypatch)
 
 
 def goes_on_to_the_same(run, epochs, folder, monkeypatch):
     """Stopped after the checkpoint of each of these epochs, each time by an exception, and begun again."""
-    whole, keep, checkpoint = train(run, "cpu"), training._keep, folder / "state"
+    whole, keep, checkpoint = train(run, "cpu"), training.State.keep, folder / "state"
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     for stop in sorted(epochs):
 
-        def keep_and_stop(*state, stop=stop):
-            keep(*state)
-            if state[-1][0] == stop:
+        def keep_and_stop(state, path, stop=stop):
+            keep(state, path)
+            if state.epoch == stop:
                 raise Interrupted
 
-        monkeypatch.setattr(training, "_keep", keep_and_stop)
+        monkeypatch.setattr(training.State, "keep", keep_and_stop)
         with pytest.raises(Interrupted):
             train(run, "cpu", checkpoint=checkpoint)
-    monkeypatch.setattr(training, "_keep", keep)
+    monkeypatch.setattr(training.State, "keep", keep)
     again = train(run, "cpu", checkpoint=checkpoint)
     same(again, whole)
     assert again.frame.dtypes.equals(whole.frame.dtypes)

@@ -8,7 +8,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from ncutils import explorers
+from ncutils.book import explorers
 
 
 def draw(lr, K):
@@ -48,5 +48,7 @@ def test_a_live_kernel_answers_any_value():
 
 
 def test_choices_of_one_are_refused():
-    with pytest.raises(ValueError, match=r"choices of \['lr'\] are not allowed: each parameter needs 2 values or more"):
+    with pytest.raises(
+        ValueError, match=r"choices of \['lr'\] are not allowed: each parameter needs 2 values or more"
+    ):
         explorers.explorer(draw, live=False, lr=[0.1], K=[3, 10])

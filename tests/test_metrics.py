@@ -110,7 +110,9 @@ def test_float64_matches_the_transcription(problem):
     mu = np.stack([h[y == k].mean(0) for k in range(len(w))])
     eigenvalues = np.linalg.svd(mu - mu.mean(0), compute_uv=False) ** 2
     condition = eigenvalues[0] / eigenvalues[eigenvalues > 1e-13 * eigenvalues[0]][-1]
-    for key in KEYS:  # the transcription inverts Sigma_B, so that it loses as many digits as its condition number has
+    for key in (
+        KEYS
+    ):  # the transcription inverts Sigma_B, so that it loses as many digits as its condition number has
         if key != "nc4":
             assert got[key] == pytest.approx(expected[key], rel=1e-7 + 1e-14 * condition, abs=1e-10), key
     assert abs(got["nc4"] - expected["nc4"]) <= ties(h, w, b, mu) + 1e-12
@@ -145,7 +147,10 @@ def test_sums_in_float32_are_kept_only_where_they_cost_no_digits(seed, shape, n,
     (K, p), rng = shape, np.random.default_rng(seed)
     y = torch.arange(n * K) % K
     h = rng.normal(size=(K, p))[y] + shift + spread * rng.normal(size=(n * K, p))
-    h, w = torch.from_numpy(h.astype(np.float32)), torch.from_numpy(rng.normal(size=(K, p)).astype(np.float32))
+    h, w = (
+        torch.from_numpy(h.astype(np.float32)),
+        torch.from_numpy(rng.normal(size=(K, p)).astype(np.float32)),
+    )
     got, expected = nc_metrics(h, y, w), nc_metrics(h.double(), y, w.double())
     for key in APART:
         assert got[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-6 if key != "nc1" else 0), key
@@ -162,14 +167,18 @@ def test_many_classes_in_float32_match_float64():
     got, expected = nc_metrics(h, y, w.float()), nc_metrics(h.double(), y, w.float().double())
     for key in APART:
         assert got[key] == pytest.approx(expected[key], rel=1e-6), key
-    assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y) + (y == 1).double().mean() * 2  # classes 0 and 1 tie
+    assert (
+        abs(got["nc4"] - expected["nc4"]) <= 2 / len(y) + (y == 1).double().mean() * 2
+    )  # classes 0 and 1 tie
 
 
 @pytest.mark.parametrize("K", [2, 3, 4, 10])
 def test_exact_collapse_is_zero(K):
     etf = torch.from_numpy(simplex_etf(K))
     y = torch.arange(5 * K) % K
-    got = nc_metrics(3 * etf[y] + 7, y, 0.5 * etf, bias=-3.5 * etf.sum(1))  # the bias undoes the features' offset
+    got = nc_metrics(
+        3 * etf[y] + 7, y, 0.5 * etf, bias=-3.5 * etf.sum(1)
+    )  # the bias undoes the features' offset
     for key in KEYS:
         assert got[key] == pytest.approx(1.0 if key == "nc4" else 0.0, abs=1e-6), key
 
@@ -191,7 +200,10 @@ def test_collapse_to_1e_5_of_the_offset_loses_no_digit_to_rounded_means():
     h = 1 + 1e-5 * (rng.normal(size=(4, 32))[y] + rng.normal(size=(2000, 32)))
     h = torch.from_numpy(h.astype(np.float32))
     w = torch.from_numpy(rng.normal(size=(4, 32)).astype(np.float32))
-    got, expected = nc_metrics(h, torch.from_numpy(y), w), nc_metrics(h.double(), torch.from_numpy(y), w.double())
+    got, expected = (
+        nc_metrics(h, torch.from_numpy(y), w),
+        nc_metrics(h.double(), torch.from_numpy(y), w.double()),
+    )
     assert got["nc1"] == pytest.approx(expected["nc1"], rel=1e-6)
     assert got["nc1"] == pytest.approx(transcription(h, y, w)["nc1"], rel=1e-6)
     assert abs(got["nc4"] - expected["nc4"]) <= 2 / len(y)
@@ -206,7 +218,9 @@ def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
     """Over the type's range, all but NC0 (and with a bias, NC4) are the same at any scale."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(20 * K) % K
-    h = torch.randn(K, 100, generator=generator, dtype=dtype)[y] + torch.randn(len(y), 100, generator=generator)
+    h = torch.randn(K, 100, generator=generator, dtype=dtype)[y] + torch.randn(
+        len(y), 100, generator=generator
+    )
     h, w = h.to(dtype), torch.randn(K, 100, generator=generator, dtype=dtype)
     expected = nc_metrics(h, y, w)
     of_test = nc4(h + 1, class_means(h, y, K), w)
@@ -230,7 +244,13 @@ def test_the_ledger_adds_up_and_fixing_the_gauge_changes_no_decision(problem):
     assert shares == pytest.approx(1 - cosine**2, abs=1e-12)
     assert got["nc3"] ** 2 == pytest.approx(2 - 2 * cosine_c * math.sqrt(1 - got["gauge_share"]), abs=1e-12)
     assert centred["nc0"] == pytest.approx(0, abs=1e-12) and centred["gauge_share"] < 1e-28
-    for key, fixed in {"nc2w": "nc2wc", "nc2wn": "nc2wnc", "nc2wa": "nc2wac", "nc2m": "nc2mc", "nc3": "nc3c"}.items():
+    for key, fixed in {
+        "nc2w": "nc2wc",
+        "nc2wn": "nc2wnc",
+        "nc2wa": "nc2wac",
+        "nc2m": "nc2mc",
+        "nc3": "nc3c",
+    }.items():
         assert centred[key] == pytest.approx(got[fixed], abs=1e-9), key
     for key in ("nc1", "nc2", "nc2n", "nc2a"):
         assert centred[key] == pytest.approx(got[key], nan_ok=True, rel=1e-9), key
@@ -264,7 +284,9 @@ def test_rank_is_the_true_one_in_float32():
         h[y == k] = means[k] + np.concatenate([noise, -noise])
     w = rng.normal(size=(5, 50))
     exact = transcription(h, y, w)["nc1"]
-    got = nc_metrics(torch.from_numpy(h.astype(np.float32)), torch.from_numpy(y), torch.from_numpy(w).float())["nc1"]
+    got = nc_metrics(
+        torch.from_numpy(h.astype(np.float32)), torch.from_numpy(y), torch.from_numpy(w).float()
+    )["nc1"]
     assert got == pytest.approx(exact, rel=1e-4)
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ncutils import published
+from ncutils.book import published
+from ncutils.optimizers import OPTIMIZERS
 from ncutils.sweeps import read_grid
 from tests.test_chapters import outputs, papermill, text_of
 
@@ -50,7 +51,10 @@ def chapter(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("NCUTILS_RUNS", str(folder / "runs"))
     done = papermill(
-        ROOT / "chapters/03_adamw.ipynb", folder / "out.ipynb", "-f", str(ROOT / "params/laptop/03_adamw.yaml")
+        ROOT / "chapters/03_adamw.ipynb",
+        folder / "out.ipynb",
+        "-f",
+        str(ROOT / "params/laptop/03_adamw.yaml"),
     )
     patch.undo()
     assert done.returncode == 0, done.stderr[-1000:]
@@ -65,7 +69,9 @@ def main_runs(stored: pd.DataFrame, optimizer: str) -> pd.DataFrame:
     given = yaml.safe_load((ROOT / "params/laptop/03_adamw.yaml").read_text())
     lr = given["lr_sgd" if optimizer.startswith("SGD") else "lr"]
     runs = stored[(stored.optimizer == optimizer) & (stored.samples == given["n_train"]) & (stored.lr == lr)]
-    runs = runs[(runs.dataset == given["dataset"]) & (runs.epochs == given["epochs"]) & (runs.width == given["width"])]
+    runs = runs[
+        (runs.dataset == given["dataset"]) & (runs.epochs == given["epochs"]) & (runs.width == given["width"])
+    ]
     runs = runs[(runs.coupled_wd + runs.decoupled_wd).round(9) == given["wd"]]
     assert len(runs) == given["n_seeds"]
     return runs
@@ -117,18 +123,23 @@ def test_captions_of_all_chapters_name_what_is_stored(quick_book, stored, count)
 
 
 def test_sentences_and_table_say_what_is_stored(chapter, stored, count):
-    claims = re.findall(r"(\w+) takes NC0 from ([\d.]+) to ([\d.e-]+) and ends with NC3 = (\d+\.\d+)", text_of(chapter))
-    assert {name for name, *_ in claims} == set(published.OPTIMIZERS)
+    claims = re.findall(
+        r"(\w+) takes NC0 from ([\d.]+) to ([\d.e-]+) and ends with NC3 = (\d+\.\d+)", text_of(chapter)
+    )
+    assert {name for name, *_ in claims} == set(OPTIMIZERS)
     for name, start, end, nc3 in claims:
         runs = main_runs(stored, name)
         assert start == f"{runs.nc0_0.mean():.3g}" and end == f"{runs.nc0.mean():.3g}", name
         assert nc3 == f"{runs.nc3.mean():.2f}", name
-    table, _digits = [t for o in outputs(chapter) for t in tables_of(o) if set(published.OPTIMIZERS) <= set(t.index)]
-    for name in published.OPTIMIZERS:
+    table, _digits = [t for o in outputs(chapter) for t in tables_of(o) if set(OPTIMIZERS) <= set(t.index)]
+    for name in OPTIMIZERS:
         runs = main_runs(stored, name)
         for column in ("nc0", "nc1", "nc2", "nc3"):
             mean, spread = table.loc[name, (column.upper(), "here")].split()[:3:2]
-            assert mean == f"{runs[column].mean():.3g}" and spread == f"{runs[column].std():.2g}", (name, column)
+            assert mean == f"{runs[column].mean():.3g}" and spread == f"{runs[column].std():.2g}", (
+                name,
+                column,
+            )
             assert float(table.loc[name, (column.upper(), "paper")]) == published.TABLE1[name][column]
     count("numbers found in the results", 3 * len(claims) + 3 * 4 * 6)
 
@@ -141,11 +152,19 @@ def tables_of(output) -> list[pd.DataFrame]:
         for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL):
             cells = re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row, re.DOTALL)
             spans = [int((re.findall(r'colspan="(\d+)"', head) or [1])[0]) for head, _ in cells]
-            rows.append([re.sub(r"<[^>]*>", " ", text).strip() for (_, text), n in zip(cells, spans) for _ in range(n)])
+            rows.append(
+                [
+                    re.sub(r"<[^>]*>", " ", text).strip()
+                    for (_, text), n in zip(cells, spans)
+                    for _ in range(n)
+                ]
+            )
         if len(rows) > 2 and len(set(map(len, rows))) == 1 and "here" in rows[1]:
             header = pd.MultiIndex.from_arrays([rows[0][1:], rows[1][1:]])
             found.append(
-                pd.DataFrame([row[1:] for row in rows[2:]], index=[row[0] for row in rows[2:]], columns=header)
+                pd.DataFrame(
+                    [row[1:] for row in rows[2:]], index=[row[0] for row in rows[2:]], columns=header
+                )
             )
     return found
 

@@ -44,7 +44,9 @@ def ours(rule, **options):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sgd_is_torchs(model, momentum):
-    expected = trajectory(lambda p: torch.optim.SGD(p, LR[0], momentum, weight_decay=0.05, foreach=False), model)
+    expected = trajectory(
+        lambda p: torch.optim.SGD(p, LR[0], momentum, weight_decay=0.05, foreach=False), model
+    )
     got = trajectory(ours("sgd", momentum=momentum, coupled_wd=0.05), model)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
 
@@ -55,7 +57,8 @@ def test_sgd_is_torchs(model, momentum):
 )
 def test_adam_and_adamw_are_torchs(model, momentum, reference, decay):
     expected = trajectory(
-        lambda p: reference(p, LR[0], (momentum, 0.99), 1e-6, weight_decay=0.3, foreach=False, fused=False), model
+        lambda p: reference(p, LR[0], (momentum, 0.99), 1e-6, weight_decay=0.3, foreach=False, fused=False),
+        model,
     )
     got = trajectory(ours("adam", momentum=momentum, beta2=0.99, eps=1e-6, **{decay: 0.3}), model)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)

@@ -8,7 +8,9 @@ import termios
 
 from jupyter_client.manager import start_new_kernel
 
-TRAIN = "from ncutils.training import Run, train; train(Run(epochs=3, width=2, measure='ends')); print('done')"
+TRAIN = (
+    "from ncutils.training import Run, train; train(Run(epochs=3, width=2, measure='ends')); print('done')"
+)
 
 
 def test_terminal_shows_a_bar():

@@ -26,7 +26,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 def measured(h, y, w, b=None):
     return nc_metrics(
-        *(torch.from_numpy(np.ascontiguousarray(a)) for a in (h, y, w)), None if b is None else torch.from_numpy(b)
+        *(torch.from_numpy(np.ascontiguousarray(a)) for a in (h, y, w)),
+        None if b is None else torch.from_numpy(b),
     )
 
 
@@ -88,7 +89,14 @@ def test_a_shift_of_all_features_changes_nothing_but_the_decisions(problem, seed
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.integers(2, 40), st.integers(0, 30), st.integers(1, 6), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), seeds)
+@given(
+    st.integers(2, 40),
+    st.integers(0, 30),
+    st.integers(1, 6),
+    st.floats(1e-3, 1e3),
+    st.floats(1e-3, 1e3),
+    seeds,
+)
 def test_an_exact_simplex_is_zero(K, more, per_class, of_features, of_weights, seed):
     """Any K, any dimension that holds it, any rotation, scale and offset: 0 to 1e-6, NC4 = 1."""
     rng = np.random.default_rng(seed)
@@ -97,7 +105,10 @@ def test_an_exact_simplex_is_zero(K, more, per_class, of_features, of_weights, s
     simplex = simplex @ np.linalg.qr(rng.normal(size=(K - 1 + more,) * 2))[0]
     y, offset = rng.permutation(np.arange(per_class * K) % K), rng.normal(size=K - 1 + more)
     got = measured(
-        of_features * (simplex[y] + offset), y, of_weights * simplex, -of_features * of_weights * simplex @ offset
+        of_features * (simplex[y] + offset),
+        y,
+        of_weights * simplex,
+        -of_features * of_weights * simplex @ offset,
     )
     for key in KEYS:
         unit = of_weights if key == "nc0" else 1
@@ -108,7 +119,10 @@ def test_an_exact_simplex_is_zero(K, more, per_class, of_features, of_weights, s
 @given(st.floats(1e-4, 0.5), st.floats(0, 1), st.integers(1, 6), seeds)
 def test_coupled_is_decoupled_for_plain_sgd(lr, wd, steps, seed):
     generator = torch.Generator().manual_seed(seed)
-    start = [torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.randn(4, generator=generator).double()]
+    start = [
+        torch.randn(4, 3, generator=generator, dtype=torch.float64),
+        torch.randn(4, generator=generator).double(),
+    ]
     x, y = torch.randn(10, 3, generator=generator).double(), torch.arange(10) % 4
     ends = []
     for decay in ("coupled_wd", "decoupled_wd"):
@@ -129,11 +143,21 @@ def any_field(name, field):
     allowed = typing.get_args(field.annotation)
     if typing.get_origin(field.annotation) is typing.Literal:
         return st.sampled_from(allowed)
-    limits = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    limits = {
+        name: getattr(m, name)
+        for m in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(m, name)
+    }
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
     if float in (field.annotation, *allowed):
         return st.floats(
-            low, high, exclude_min="gt" in limits, exclude_max="lt" in limits, allow_infinity=False, allow_nan=False
+            low,
+            high,
+            exclude_min="gt" in limits,
+            exclude_max="lt" in limits,
+            allow_infinity=False,
+            allow_nan=False,
         )
     if int in (field.annotation, *allowed):
         whole = st.integers(low, high - ("lt" in limits) if high else None)
@@ -144,7 +168,11 @@ def any_field(name, field):
 fields = {name: any_field(name, field) for name, field in Run.model_fields.items()}
 # what the authors' released code has is known for their networks and data sets alone
 released = {"net": st.sampled_from(["book", "released"]), "scale": st.sampled_from(["measured", "published"])}
-of_theirs = {"arch": st.sampled_from(list(RELEASED)), "dataset": st.sampled_from(list(data.PUBLISHED)), **released}
+of_theirs = {
+    "arch": st.sampled_from(list(RELEASED)),
+    "dataset": st.sampled_from(list(data.PUBLISHED)),
+    **released,
+}
 runs = st.builds(Run, **fields | {"net": st.just("book"), "scale": st.just("measured")})
 runs |= st.builds(Run, **fields | of_theirs)
 
@@ -164,7 +192,9 @@ def test_any_run_comes_back_from_the_store_as_it_went(tmp_path_factory, run, row
     store.put(History(run, frame, info))
     back = Store(store.folder).get(run)
     assert back.run == run and back.run.hash == run.hash and back.info == info
-    pd.testing.assert_frame_equal(back.frame.drop(columns="gram"), frame.drop(columns="gram"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        back.frame.drop(columns="gram"), frame.drop(columns="gram"), check_exact=True
+    )
     assert np.array_equal(back.grams, History(run, frame, info).grams) and back.grams.dtype == np.float32
     assert [h.run for h in Store(store.folder).histories()] == [run]
 

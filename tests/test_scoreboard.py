@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from ncutils import published, scoreboard, store
 from ncutils.__main__ import main
-from ncutils.published import OPTIMIZERS
-from ncutils.scoreboard import Seen
+from ncutils.book import manifest, published, scoreboard
+from ncutils.book.scoreboard import Seen
+from ncutils.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,9 @@ def test_the_pages_hold_what_the_results_give(shipped, pages, monkeypatch):
     monkeypatch.setattr("ncutils.__main__.project_folder", lambda name: pages / name)
     assert main(["scoreboard"]) == 0
     for name in ("README.md", "intro.md"):
-        assert (pages / name).read_bytes() == (ROOT / name).read_bytes(), f"run `python -m ncutils scoreboard`: {name}"
+        assert (pages / name).read_bytes() == (ROOT / name).read_bytes(), (
+            f"run `python -m ncutils scoreboard`: {name}"
+        )
 
 
 def test_every_figure_and_table_has_a_line_and_a_page():
@@ -65,7 +67,9 @@ def test_a_store_without_runs_has_only_lines_that_were_not_run():
 def test_the_papers_order_in_the_shipped_runs(shipped):
     """The signs that the book rests on, from the stored runs: not eyeballed."""
     board = scoreboard.board().set_index("item")
-    expected = dict.fromkeys(("Figure 1", "Figure 5", "Figure 6", "Figure 15", "Figure 20", "Figure 40"), "agree")
+    expected = dict.fromkeys(
+        ("Figure 1", "Figure 5", "Figure 6", "Figure 15", "Figure 20", "Figure 40"), "agree"
+    )
     # SGDW is far from SGD at one decay; SignGDW has not settled; SGD's best run has the smallest NC2
     expected |= dict.fromkeys(("Figure 3", "Figure 8", "Table 2"), "partly")
     for item, verdict in expected.items():
@@ -76,12 +80,14 @@ def test_the_papers_order_in_the_shipped_runs(shipped):
 
 
 def test_the_manifest_counts_what_the_files_hold():
-    manifest = pd.read_csv(ROOT / "results" / "manifest.csv", index_col="file")
+    listed = pd.read_csv(ROOT / "results" / "manifest.csv", index_col="file")
     files = sorted((ROOT / "results").glob("*.parquet"))
-    assert sorted(manifest.index) == [f.name for f in files]
+    assert sorted(listed.index) == [f.name for f in files]
     for file in files:
-        line = manifest.loc[file.name]
-        assert store.summary(file) == {name: line[name] for name in ("device", "wall_s", "runs", "dropped")}
+        line = listed.loc[file.name]
+        assert manifest.summary(file) == {
+            name: line[name] for name in ("device", "wall_s", "runs", "dropped")
+        }
         assert line["command"] and len(str(line["commit"])) >= 7
     assert sum(f.stat().st_size for f in files) < 40e6
 

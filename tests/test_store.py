@@ -22,7 +22,9 @@ QUICK = {"epochs": 2, "width": 2, "measure": "ends"}
 
 
 def same(a, b):
-    pd.testing.assert_frame_equal(a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        a.frame.drop(columns="gram"), b.frame.drop(columns="gram"), check_exact=True
+    )
     assert np.array_equal(a.grams, b.grams) and a.run == b.run and a.info == b.info
 
 
@@ -66,13 +68,20 @@ def test_nc4_of_shipped_runs_is_undefined_where_nc1_is():
     seen = 0
     for path in (Path(__file__).parents[1] / "results").glob("*.parquet"):
         frame = pq.read_table(path, columns=["nc1", "nc4"]).to_pandas()
-        assert frame["nc4"][frame["nc1"].isna()].isna().all() and frame["nc4"][frame["nc1"].notna()].notna().all(), path
+        assert (
+            frame["nc4"][frame["nc1"].isna()].isna().all()
+            and frame["nc4"][frame["nc1"].notna()].notna().all()
+        ), path
         seen += frame["nc1"].isna().sum()
     assert seen > 500
 
 
 def test_train_all_trains_each_run_once(monkeypatch):
-    runs = [Run.named("Adam", 0, lr=0.001, **QUICK), Run.named("AdamW", 0, lr=0.001, **QUICK), Run(seed=1, **QUICK)]
+    runs = [
+        Run.named("Adam", 0, lr=0.001, **QUICK),
+        Run.named("AdamW", 0, lr=0.001, **QUICK),
+        Run(seed=1, **QUICK),
+    ]
     histories = train_all(runs, workers=2)
     assert [h.run for h in histories] == runs
     assert len(Store().histories()) == 2  # Adam and AdamW at wd 0 are one run
@@ -95,7 +104,10 @@ def test_a_failing_run_leaves_the_finished_ones():
 
 def with_records(content: bytes, old: bytes, new: bytes) -> bytes:
     """A store's file with other records, as another program would write them: the checksum is right."""
-    table, record = pq.read_table(io.BytesIO(content)), pq.read_metadata(io.BytesIO(content)).metadata[b"ncutils"]
+    table, record = (
+        pq.read_table(io.BytesIO(content)),
+        pq.read_metadata(io.BytesIO(content)).metadata[b"ncutils"],
+    )
     assert old in record
     record = record.replace(old, new)
     with pq.ParquetWriter(out := io.BytesIO(), table.schema) as writer:
@@ -119,7 +131,16 @@ def damaged(content: bytes) -> dict[str, bytes]:
     }
 
 
-DAMAGES = ("empty", "truncated", "half", "one byte wrong", "text", "foreign", "no record", "a record of another kind")
+DAMAGES = (
+    "empty",
+    "truncated",
+    "half",
+    "one byte wrong",
+    "text",
+    "foreign",
+    "no record",
+    "a record of another kind",
+)
 
 
 @pytest.mark.counts("damaged files set aside")
@@ -130,7 +151,9 @@ def test_a_file_that_cannot_be_used_is_named_set_aside_and_its_run_retrained(how
     path = store.folder / f"{run.hash}.parquet"
     content = damaged(path.read_bytes())[how]
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"{path.name} is set aside as {path.name}.unreadable: it ") as warned:
+    with pytest.warns(
+        UserWarning, match=f"{path.name} is set aside as {path.name}.unreadable: it "
+    ) as warned:
         (again,) = train_all([run], store, workers=1)
     assert len(warned) == 1 and "\n" not in str(warned[0].message)
     pd.testing.assert_frame_equal(again.frame.drop(columns="gram"), history.frame.drop(columns="gram"))
@@ -160,14 +183,18 @@ def test_a_wrong_byte_anywhere_is_seen_or_does_not_matter(count):
 
 
 @pytest.mark.counts("damaged files set aside")
-@pytest.mark.parametrize("change", [(b'"seed": 0', b'"seed": 1'), (b'"width"', b'"widht"'), (b'"sgd"', b'"lion"')])
+@pytest.mark.parametrize(
+    "change", [(b'"seed": 0', b'"seed": 1'), (b'"width"', b'"widht"'), (b'"sgd"', b'"lion"')]
+)
 def test_a_run_of_another_version_is_left_where_it_is_but_never_taken_for_this_one(change):
     run, store = Run(**QUICK), Store()
     train_all([run], store, workers=1)
     path = store.folder / f"{run.hash}.parquet"
     content = with_records(path.read_bytes(), *change)
     path.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"{path.name}: run {run.hash} is not known to this version and left out: "):
+    with pytest.warns(
+        UserWarning, match=f"{path.name}: run {run.hash} is not known to this version and left out: "
+    ):
         assert store.histories() == []
     assert path.read_bytes() == content
     with pytest.warns(UserWarning, match="set aside as .*: it does not hold the run that it is named after"):
@@ -199,7 +226,9 @@ def test_a_list_reads_no_frame_until_it_is_asked_for(monkeypatch):
     frames, read = [], stores._frames
     monkeypatch.setattr(stores, "_frames", lambda *at: frames.append(at) or read(*at))
     listed = store.histories()
-    pd.testing.assert_frame_equal(table(sorted(listed, key=lambda h: h.run.seed)), table(trained), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table(sorted(listed, key=lambda h: h.run.seed)), table(trained), check_exact=True
+    )
     assert not any(h.valid for h in listed) and not frames
     for history in listed:
         same(history, trained[history.run.seed])
@@ -224,16 +253,26 @@ def test_a_frame_that_is_not_what_the_list_said_is_an_error_that_names_the_file(
     (path,) = store.folder.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{sentence}: .*{path.name}$"):
-        (listed if "whole" in sentence else store.histories()[0]).frame  # noqa: B018
+        (listed if "whole" in sentence else store.histories()[0]).frame
     with pytest.warns(UserWarning, match="is set aside"):
         assert run not in store
 
 
 def test_runs_as_csv(capsys):
-    train_all([Run.named("AdamW", 5, lr=0.001, **QUICK), Run.named("Adam", 0.05, lr=0.001, **QUICK)], workers=1)
+    train_all(
+        [Run.named("AdamW", 5, lr=0.001, **QUICK), Run.named("Adam", 0.05, lr=0.001, **QUICK)], workers=1
+    )
     assert main(["runs", "--csv"]) == 0
     listed = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert len(listed) == 2 and {"run", "rule", "coupled_wd", "decoupled_wd", "nc0", "nc3", "train_acc"} <= set(listed)
+    assert len(listed) == 2 and {
+        "run",
+        "rule",
+        "coupled_wd",
+        "decoupled_wd",
+        "nc0",
+        "nc3",
+        "train_acc",
+    } <= set(listed)
     row = listed[listed["decoupled_wd"] == 5].iloc[0]
     assert row["optimizer"] == "AdamW" and row["lr"] == 0.001
     assert row["nc0"] == pytest.approx(Store().get(Run.named("AdamW", 5, lr=0.001, **QUICK)).final["nc0"])

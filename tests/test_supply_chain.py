@@ -18,8 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(r) for r in sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])]
 DIRECT = [r for r in DIRECT if r.name != PROJECT["name"]]
 SOURCES = [
-    *ROOT.glob("ncutils/*.py"),
-    *ROOT.glob("assets/*.py"),
+    *ROOT.glob("ncutils/**/*.py"),
+    *ROOT.glob("tools/*.py"),
     *ROOT.glob("benchmarks/*.py"),
     *ROOT.glob("chapters/*.ipynb"),
 ]
@@ -52,10 +52,12 @@ def test_the_pins_fit_the_project_and_each_other():
 
 
 def test_every_dependency_has_a_licence():
-    from ncutils.tables import licences
+    from ncutils.book.tables import licences
 
     table = licences()
-    assert {canonicalize_name(r.name) for r in DIRECT} <= {canonicalize_name(name) for name in table["package"]}
+    assert {canonicalize_name(r.name) for r in DIRECT} <= {
+        canonicalize_name(name) for name in table["package"]
+    }
     assert table["licence"].str.len().gt(2).all() and not table["licence"].str.contains("unknown").any()
     assert not table["licence"].str.contains(r"\bA?GPL", regex=True).any()
 
@@ -79,7 +81,9 @@ def dangerous(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [f"import {n}" for n in names if n.split(".")[0] in ("pickle", "dill", "marshal", "shelve")]
+            found += [
+                f"import {n}" for n in names if n.split(".")[0] in ("pickle", "dill", "marshal", "shelve")
+            ]
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -107,7 +111,12 @@ def test_nothing_executes_what_it_reads(path):
         "yaml.unsafe_load(f)",
         "os.system(x)",
     ]
-    + ["torch.load(p)", "torch.load(p, weights_only=False)", "pd.read_pickle(p)", "np.load(p, allow_pickle=True)"]
+    + [
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "pd.read_pickle(p)",
+        "np.load(p, allow_pickle=True)",
+    ]
     + ["subprocess.run(x, shell=True)", "joblib.load(p)"],
 )
 def test_the_search_finds_what_it_looks_for(code):
@@ -122,7 +131,14 @@ PRIVATE = re.compile(
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("chapters/*.ipynb"), *ROOT.glob("params/*/*.yaml"), *ROOT.glob("*.md")], ids=str
+    "path",
+    [
+        *ROOT.glob("chapters/*.ipynb"),
+        *ROOT.glob("params/*/*.yaml"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("chapters/*.md"),
+    ],
+    ids=str,
 )
 def test_no_absolute_path_and_no_token(path):
     assert not PRIVATE.search(path.read_text())

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ncutils import training
+from ncutils import sweeps
 from ncutils.__main__ import main
-from ncutils.published import GRID_LR, GRID_MOMENTUM, GRID_WD
+from ncutils.book.published import GRID_LR, GRID_MOMENTUM, GRID_WD
 from ncutils.store import Store
 from ncutils.sweeps import read_grid, seconds_a_run, train_all
 from ncutils.training import Run
@@ -52,9 +52,13 @@ def test_the_papers_grid():
 
 def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
     timed = []
-    monkeypatch.setattr(training, "_epoch", lambda step, images, labels, order: timed.append((images.shape, step.run)))
+    monkeypatch.setattr(
+        sweeps, "epoch", lambda step, images, labels, order: timed.append((images.shape, step.run))
+    )
     fields = {"width": 2, "rule": "adam"}
-    large = Run(**fields, image_size=512, n_train=300)  # 128 of them at once would take 100 MB at the least width
+    large = Run(
+        **fields, image_size=512, n_train=300
+    )  # 128 of them at once would take 100 MB at the least width
     all_at_once = Run(**fields, arch="mlp", batch_size=2**31, epochs=3)
     elsewhere = Run(**fields, dataset="a folder that is not here yet", n_train=300)
     costs = seconds_a_run([Run(**fields), large, all_at_once, elsewhere], "cpu")
@@ -124,7 +128,9 @@ def test_a_sweep_trains_once(grid, capsys):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     """Finished runs are kept, and the second call trains only what is missing."""
-    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 4", "epochs: 60").replace("0.5]", "0.1, 0.2, 0.5, 1]"))
+    (tmp_path / "grid.yaml").write_text(
+        GRID.replace("epochs: 4", "epochs: 60").replace("0.5]", "0.1, 0.2, 0.5, 1]")
+    )
     command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2"]
     sweep = subprocess.Popen(
         command,
@@ -145,7 +151,9 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     assert 2 <= len(kept) < 11
     if how == signal.SIGINT:
         assert sweep.returncode == 130
-        assert f"stopped: {len(kept)} of 11 runs are done and stored; the same command goes on" in error.decode()
+        assert (
+            f"stopped: {len(kept)} of 11 runs are done and stored; the same command goes on" in error.decode()
+        )
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert f"{11 - len(kept)} more stored in" in done.stdout, done.stderr
     again = {h.run: h.info["finished"] for h in Store().histories()}
@@ -163,7 +171,9 @@ def test_a_sweep_reads_the_data_folder_of_now(tmp_path, monkeypatch):
 
 
 def test_diverged_runs_are_kept_and_counted(tmp_path, capsys):
-    (tmp_path / "grid.yaml").write_text(SHORT + "entries: [{arch: mlp, optimizer: SGD, lr: [0.05, 1.0e+12], wd: 0}]")
+    (tmp_path / "grid.yaml").write_text(
+        SHORT + "entries: [{arch: mlp, optimizer: SGD, lr: [0.05, 1.0e+12], wd: 0}]"
+    )
     assert main(["sweep", str(tmp_path / "grid.yaml"), "--workers", "1"]) == 0
     assert "of all 2, 1 diverged" in capsys.readouterr().out
     assert [h.info["diverged_epoch"] for h in Store().histories() if h.diverged] == [1]

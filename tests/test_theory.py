@@ -4,9 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutils import published, theory
+from ncutils import theory
+from ncutils.book import published
 from ncutils.metrics import nc_metrics
-from ncutils.training import Run, lr_per_step, lr_schedule
+from ncutils.runs import lr_schedule
+from ncutils.training import Run, lr_per_step
 
 
 def test_the_papers_sgdw_follows_from_its_hyper_parameters():
@@ -217,14 +219,18 @@ def test_ufm_minimum_is_what_a_solver_finds(K, n, share, start):
     wd = share / (K * np.sqrt(n))
     labels = torch.arange(K * n) % K
     generator = torch.Generator().manual_seed(start)
-    w, h = (torch.randn(rows, 6, generator=generator, dtype=torch.float64).requires_grad_() for rows in (K, K * n))
+    w, h = (
+        torch.randn(rows, 6, generator=generator, dtype=torch.float64).requires_grad_() for rows in (K, K * n)
+    )
     solver = torch.optim.LBFGS(
         [w, h], max_iter=5000, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def objective():
         solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(h @ w.T, labels) + wd / 2 * (w.square().sum() + h.square().sum())
+        value = torch.nn.functional.cross_entropy(h @ w.T, labels) + wd / 2 * (
+            w.square().sum() + h.square().sum()
+        )
         value.backward()
         return value
 

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from ncutils import data, training
+from ncutils import data, step, training
 from ncutils.metrics import KEYS, nc_metrics
 from ncutils.models import ARCHITECTURES, conv_block
+from ncutils.runs import exact_law, lr_schedule, measured_epochs
 from ncutils.sweeps import train_all
 from ncutils.theory import nc0_law
-from ncutils.training import Run, lr_per_step, make_model, measured_epochs, train
+from ncutils.training import Run, lr_per_step, make_model, train
 from tests.test_data import make_folder
 
 
@@ -69,9 +70,9 @@ def test_metrics_of_the_history_are_those_of_the_network(monkeypatch):
 
 def test_an_evaluation_passes_the_training_set_once(monkeypatch):
     seen = []
-    real = training.features_of
+    real = step.features_of
     monkeypatch.setattr(
-        training, "features_of", lambda m, x, p="float32": seen.append((m.training, len(x))) or real(m, x, p)
+        step, "features_of", lambda m, x, p="float32": seen.append((m.training, len(x))) or real(m, x, p)
     )
     train(Run(epochs=1, width=2, measure="ends"))
     evaluated = sum(n for in_training, n in seen if not in_training)
@@ -99,7 +100,7 @@ def test_a_replayed_step_is_the_step(rule, monkeypatch):
     whole = train(run, "cpu")
     captures, replays = [], []
 
-    class Graphed(training.Step):
+    class Graphed(step.Step):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             self.graphed = True
@@ -109,8 +110,8 @@ def test_a_replayed_step_is_the_step(rule, monkeypatch):
         return lambda: replays.append(call())
 
     monkeypatch.setattr(training, "Step", Graphed)
-    monkeypatch.setattr(training, "_captured", captured)
-    monkeypatch.setattr(training, "_aside", lambda call: call())
+    monkeypatch.setattr(step, "_captured", captured)
+    monkeypatch.setattr(step, "_aside", lambda call: call())
     again = train(run, "cpu")
     pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
     assert len(captures) == 3 and len(replays) == 4 * 5 - 3 * Graphed.WARM_UP  # three rates in four epochs
@@ -129,7 +130,9 @@ def test_training_leaves_global_state_alone():
 @pytest.mark.parametrize("arch", ["resnet9", "vgg9", "mlp", "vit"])
 def test_every_optimizer_learns_with_every_network(arch, optimizer):
     lr = 0.1 if optimizer.startswith("SGD") else 0.003
-    run = Run.named(optimizer, 5e-4, arch=arch, lr=lr, epochs=15, width=8, dataset="separable", measure="ends")
+    run = Run.named(
+        optimizer, 5e-4, arch=arch, lr=lr, epochs=15, width=8, dataset="separable", measure="ends"
+    )
     history = train(run)
     assert history.final["train_acc"] > 0.9 and not history.diverged
 
@@ -137,7 +140,7 @@ def test_every_optimizer_learns_with_every_network(arch, optimizer):
 def test_bf16_leaves_the_head_in_float32(monkeypatch):
     seen = []
     real = torch.nn.functional.cross_entropy
-    monkeypatch.setattr(training.F, "cross_entropy", lambda z, y: seen.append(z.dtype) or real(z, y))
+    monkeypatch.setattr(step.F, "cross_entropy", lambda z, y: seen.append(z.dtype) or real(z, y))
     run = Run.named("SGD", 0.05, lr=0.02, momentum=0.5, epochs=4, width=4, precision="bf16", measure="every")
     history = train(run)
     assert set(seen) == {torch.float32, torch.float64}
@@ -187,7 +190,10 @@ def anew(arch, channels, seed):
         convolutions = [torch.nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(sizes)]
         return convolutions, torch.nn.Linear(512, 10)
     sizes = [3, 64, 128, 256, 256, 512, 512, 512, 512]
-    convolutions, linear = [torch.nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(sizes)], torch.nn.Linear(512, 10)
+    convolutions, linear = (
+        [torch.nn.Conv2d(a, b, 3) for a, b in itertools.pairwise(sizes)],
+        torch.nn.Linear(512, 10),
+    )
     if channels == 1:
         convolutions[0] = torch.nn.Conv2d(1, 64, 3)
     return convolutions, linear
@@ -204,7 +210,9 @@ def test_released_networks_start_from_the_released_codes_weights(arch, dataset, 
     got = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
     for ours, theirs in zip(got, convolutions, strict=True):
         assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
-    assert torch.equal(model.classifier.weight, linear.weight) and torch.equal(model.classifier.bias, linear.bias)
+    assert torch.equal(model.classifier.weight, linear.weight) and torch.equal(
+        model.classifier.bias, linear.bias
+    )
 
 
 def test_of_the_released_seeds_the_first_alone_fits_table_1():
@@ -221,7 +229,9 @@ def test_of_the_released_seeds_the_first_alone_fits_table_1():
 
 
 def test_a_run_as_released(real_data):
-    run = Run.released("AdamW", 5, dataset="FashionMNIST", width=2, n_train=300, n_test=100, epochs=2, measure="ends")
+    run = Run.released(
+        "AdamW", 5, dataset="FashionMNIST", width=2, n_train=300, n_test=100, epochs=2, measure="ends"
+    )
     assert (run.net, run.fit, run.scale, run.decoupled_wd) == ("released", "resize", "published", 5)
     assert Run.released("AdamW", 5, dataset="FashionMNIST", fit="pad").fit == "pad"
     history = train(run)
@@ -244,8 +254,12 @@ def test_resnet50_at_width_64_is_torchvisions():
 
     model, reference = ARCHITECTURES["resnet50"](64, (9, 3, 64, 64), 1000), resnet50()
     assert sum(x.numel() for x in model.parameters()) == sum(x.numel() for x in reference.parameters())
-    model.features.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
-    model.classifier.load_state_dict({k[3:]: v for k, v in reference.state_dict().items() if k.startswith("fc.")})
+    model.features.load_state_dict(
+        {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    )
+    model.classifier.load_state_dict(
+        {k[3:]: v for k, v in reference.state_dict().items() if k.startswith("fc.")}
+    )
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model.eval()(images), reference.eval()(images))
 
@@ -255,23 +269,23 @@ def test_resnet50_on_a_folder_of_images_from_disk(tmp_path, monkeypatch):
     make_folder(tmp_path / "small", sizes=((40, 30), (33, 50)), classes=("a", "b", "c"))
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    keep, kept = training._keep, []
-    monkeypatch.setattr(training, "_keep", lambda *state: (keep(*state), kept.append(state[-1][0])))
+    keep, kept = training.State.keep, []
+    monkeypatch.setattr(training.State, "keep", lambda s, path: (keep(s, path), kept.append(s.epoch)))
     common = {"arch": "resnet50", "width": 4, "dataset": "small", "image_size": 32, "precision": "bf16"}
     run = Run.named("SGDW", 0.5, lr=0.05, epochs=3, batch_size=6, measure="every", **common)
     history = train(run, "cpu", checkpoint=tmp_path / "state")
     assert kept == [1, 2] and history.info["n_train"] == 12 and history.info["n_classes"] == 3
     measured = history.frame["nc0"] / history.frame["nc0"].iloc[0]
-    np.testing.assert_allclose(measured, training.exact_law(history)[history.frame["step"]], rtol=1e-4)
+    np.testing.assert_allclose(measured, exact_law(history)[history.frame["step"]], rtol=1e-4)
     in_a_sweep, _ = train_all([run, run.model_copy(update={"seed": 1})], device="cpu", workers=2)
     pd.testing.assert_frame_equal(history.frame.drop(columns="gram"), in_a_sweep.frame.drop(columns="gram"))
 
 
 def test_cosine_schedule_warms_up_and_falls_to_nothing():
-    rates = training.lr_schedule(Run(epochs=200, lr=0.001, schedule="cosine"))
+    rates = lr_schedule(Run(epochs=200, lr=0.001, schedule="cosine"))
     np.testing.assert_allclose(rates[:10], 0.0001 * np.arange(1, 11))
     np.testing.assert_allclose(rates[10:], 0.0005 * (1 + np.cos(np.pi * np.arange(190) / 190)))
-    assert len(training.lr_schedule(Run(epochs=1, lr=0.1, schedule="cosine"))) == 1
+    assert len(lr_schedule(Run(epochs=1, lr=0.1, schedule="cosine"))) == 1
 
 
 def test_pooling_before_relu_is_the_same():
@@ -313,7 +327,10 @@ def test_pooling_before_relu_is_the_same():
         ({"net": "released", "arch": "mlp"}, "net = 'released' is not allowed: there is none of arch 'mlp'"),
         ({"fit": "crop"}, "fit = 'crop' is not allowed: it must be 'pad' or 'resize'"),
         ({"scale": "unit"}, "scale = 'unit' is not allowed: it must be 'measured' or 'published'"),
-        ({"scale": "published"}, "scale = 'published' is not allowed: none is known for dataset 'digits', only for MNIST"),
+        (
+            {"scale": "published"},
+            "scale = 'published' is not allowed: none is known for dataset 'digits', only for MNIST",
+        ),
     ],
 )
 def test_bad_fields(fields, sentence):
@@ -352,7 +369,9 @@ def test_unknown_device():
 def test_hash_is_the_content():
     assert Run().hash == Run(lr=0.01, epochs=200).hash
     assert Run.named("Adam", 0).hash == Run.named("AdamW", 0).hash  # at wd 0 they are one run
-    hashes = {Run(**{name: value}).hash for name, value in {"lr": 0.02, "seed": 1, "width": 9, "epochs": 3}.items()}
+    hashes = {
+        Run(**{name: value}).hash for name, value in {"lr": 0.02, "seed": 1, "width": 9, "epochs": 3}.items()
+    }
     assert len(hashes | {Run().hash}) == 5
     run = Run()
     assert run.hash != run.model_copy(update={"epochs": 3}).hash == Run(epochs=3).hash
@@ -375,11 +394,16 @@ import torch
 from ncutils import training
 torch.set_num_threads(2)
 small, found = torch.full((10**6,), 1e-40).clone(), []
-training._train = lambda *_: found.append(small * 0.5)
-training.train(training.Run(width=64), "cpu", 2)
+training.data.load = lambda *_: found.append(small * 0.5)
+try:
+    training.train(training.Run(width=64), "cpu", 2)
+except AttributeError:  # for want of data
+    pass
 bits = found[0].view(torch.int32)
 assert not bits.any(), f"{(bits != 0).sum()} of {len(bits)} were kept"
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-500:]

@@ -1,4 +1,4 @@
-"""Draws the README's picture and the first page's moving one from the runs that ship: `python assets/picture.py`."""
+"""Draws the README's picture and the first page's moving one from the runs that ship: `python static/picture.py`."""
 
 from pathlib import Path
 
@@ -6,21 +6,28 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from ncutils import figures
+from ncutils.book import figures
 from ncutils.store import Store
 
 
 def curves(folder: Path) -> None:
     setting = {"dataset": "FashionMNIST", "lr": 0.005, "n_train": 3000, "epochs": 80}
-    shipped = [h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in setting.items())]
-    groups = {name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025] for name in ("Adam", "AdamW")}
+    shipped = [
+        h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in setting.items())
+    ]
+    groups = {
+        name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025]
+        for name in ("Adam", "AdamW")
+    }
     figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
     plt.savefig(folder / "adam_adamw.png", dpi=160)
 
 
 def collapse(folder: Path) -> None:
     """Three digits under Adam and AdamW at one weight decay (chapter 04): means and weights, epoch by epoch."""
-    stored = {h.run.optimizer: h for h in Store().histories() if h.run.dataset == "digits3" and h.run.wd == 0.1}
+    stored = {
+        h.run.optimizer: h for h in Store().histories() if h.run.dataset == "digits3" and h.run.wd == 0.1
+    }
     shown = [stored[name] for name in ("Adam", "AdamW")]
     figure, axes = plt.subplots(1, 2, figsize=(6.4, 3.6), layout="none")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.82, wspace=0.02)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ncutils.analysis import Groups
-from ncutils.figures import LABELS
-from ncutils.training import History, exact_law
+from ncutils.book.figures import LABELS
+from ncutils.runs import History, exact_law
 
 
 def law_table(histories: list[History]):
@@ -21,7 +21,9 @@ def law_table(histories: list[History]):
         law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
         error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
         run = history.run
-        rows.append((run.optimizer, f"{run.momentum:g}", f"{run.wd:g}", run.seed, law[-1], measured[-1], error))
+        rows.append(
+            (run.optimizer, f"{run.momentum:g}", f"{run.wd:g}", run.seed, law[-1], measured[-1], error)
+        )
     measured = ["final / initial, law", "measured", "largest error above 1e-4"]
     table = pd.DataFrame(rows, columns=["optimizer", "momentum", "wd", "seed", *measured])
     styled = table.style.format("{:.3g}", subset=measured).set_properties(**{"white-space": "nowrap"})
@@ -42,13 +44,21 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
             final = np.array([h.final[column] for h in shown])
             change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in shown])
             spread = f"<br>±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
-            value = f"{final.mean():.3g}{spread}<br>({_percent(change)})" if np.isfinite(final).all() else "undefined"
+            value = (
+                f"{final.mean():.3g}{spread}<br>({_percent(change)})"
+                if np.isfinite(final).all()
+                else "undefined"
+            )
             value = "diverged" if shown[0].diverged else value
             row[LABELS[column], "here"] = value
-            row[LABELS[column], "paper"] = f"{published_values[label][column]:g}" if label in published_values else "–"
+            row[LABELS[column], "paper"] = (
+                f"{published_values[label][column]:g}" if label in published_values else "–"
+            )
         if len(valid) < len(histories):
             accuracy = np.mean([h.final["train_acc"] for h in shown])
-            row["training", "accuracy"] = f"{accuracy:.1%} ({len(histories) - len(valid)} of {len(histories)} dropped)"
+            row["training", "accuracy"] = (
+                f"{accuracy:.1%} ({len(histories) - len(valid)} of {len(histories)} dropped)"
+            )
         rows[label] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
@@ -71,7 +81,9 @@ def licences() -> pd.DataFrame:
             continue
         named = [c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
         licence = (
-            about.get("License-Expression") or ", ".join(named) or (about.get("License") or "unknown").split("\n")[0]
+            about.get("License-Expression")
+            or ", ".join(named)
+            or (about.get("License") or "unknown").split("\n")[0]
         )
         rows[name] = (name, about["Version"], licence)
     return pd.DataFrame(rows.values(), columns=["package", "version", "licence"])

@@ -16,8 +16,8 @@ import pandas as pd
 from IPython.display import display
 
 from ncutils.analysis import Groups
-from ncutils.figures import COLOURS, LABELS, polygon
-from ncutils.training import History
+from ncutils.book.figures import COLOURS, LABELS, polygon
+from ncutils.runs import History
 
 METRICS = ("nc0", "nc1", "nc2", "nc3")
 # what a menu's choice weighs when the nearest run is sought: the first field that differs decides
@@ -63,7 +63,10 @@ def show(chart: alt.TopLevelMixin) -> None:
     scripts = [f'<script src="../_static/{name}.min.js"></script>' for name in _SCRIPTS if number == 0]
     html = f'{"".join(scripts)}<div id="menus-{number}" class="chart-menus"></div><div id="chart-{number}"></div>'
     html += f"<script>({_EMBED})({number}, {chart.to_json(indent=None)})</script>"
-    display({f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json": chart.to_dict(), "text/html": html}, raw=True)
+    display(
+        {f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json": chart.to_dict(), "text/html": html},
+        raw=True,
+    )
 
 
 def two_runs(groups: Groups) -> alt.TopLevelMixin:
@@ -71,7 +74,9 @@ def two_runs(groups: Groups) -> alt.TopLevelMixin:
     table, menus, costs = _curves(groups), [], {}
     for side, optimizer in (("A", "Adam"), ("B", "AdamW")):
         start = _start(table) | {"optimizer": optimizer}
-        params, costs[side] = _menus(table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side)
+        params, costs[side] = _menus(
+            table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side
+        )
         menus += params
     base = _chart(table).transform_calculate(**costs).transform_fold(["A", "B"], ["run", "cost"])
     return _compared(base, "run", {"A": "#111111", "B": "#00876c"}, menus)
@@ -136,14 +141,19 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
     base = (
         _chart(table)
         .transform_filter("datum.setting == setting && datum.optimizer == optimizer")
-        .transform_calculate(cost="abs(log(datum.lr / lr))", y="datum[lower(metric)]", kept="datum.valid ? 1 : 0")
+        .transform_calculate(
+            cost="abs(log(datum.lr / lr))", y="datum[lower(metric)]", kept="datum.valid ? 1 : 0"
+        )
     )
     # a cell of which some seeds fail the filter shows the others
     best = _nearest(base, []).transform_joinaggregate(best="max(kept)", groupby=["momentum", "wd"])
     cells = best.transform_filter("datum.kept == datum.best").transform_aggregate(
         y="mean(y)", kept="max(kept)", lr="min(lr)", n="count()", groupby=["momentum", "wd", "optimizer"]
     )
-    axes = {"x": alt.X("wd:O").title("weight decay"), "y": alt.Y("momentum:O").sort("descending").title("momentum")}
+    axes = {
+        "x": alt.X("wd:O").title("weight decay"),
+        "y": alt.Y("momentum:O").sort("descending").title("momentum"),
+    }
     axes["x"] = axes["x"].axis(labelAngle=0)
     dropped = cells.mark_rect(color="#dddddd").encode(**axes)
     kept = (
@@ -232,7 +242,9 @@ def _finals(groups: Groups) -> pd.DataFrame:
 
 def _curves(groups: Groups) -> pd.DataFrame:
     columns = ("epoch", *METRICS, "train_acc")
-    return pd.DataFrame([row | {c: [_short(v) for v in h.frame[c]] for c in columns} for row, h in _rows(groups)])
+    return pd.DataFrame(
+        [row | {c: [_short(v) for v in h.frame[c]] for c in columns} for row, h in _rows(groups)]
+    )
 
 
 def _start(table: pd.DataFrame) -> dict:

@@ -42,7 +42,9 @@ def name_what_died(out: Path) -> None:
     # not by execution_count: a kernel may die before it has told that
     began = [c for c in code_cells if c.metadata.get("papermill", {}).get("start_time")]
     if began and not any(o.output_type == "error" for c in began for o in c.outputs):
-        began[-1].outputs.append(nbformat.v4.new_output("error", ename="DeadKernelError", evalue="the kernel died"))
+        began[-1].outputs.append(
+            nbformat.v4.new_output("error", ename="DeadKernelError", evalue="the kernel died")
+        )
         nbformat.write(notebook, out)
 
 

@@ -25,7 +25,9 @@ def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choice
     """
     empty = [name for name, values in choices.items() if len(values) < 2]
     if empty or not choices:
-        raise ValueError(f"choices of {empty or 'an explorer'} are not allowed: each parameter needs 2 values or more")
+        raise ValueError(
+            f"choices of {empty or 'an explorer'} are not allowed: each parameter needs 2 values or more"
+        )
     if live_front_end() if live is None else live:
         return _answering(draw, choices)
     return _prerendered(draw, choices)
@@ -46,7 +48,9 @@ def _prerendered(draw, choices) -> widgets.Widget:
     ]
     for slider, values in reversed(list(zip(sliders, choices.values()))):  # the innermost Stacks first
         n = len(values)
-        stacks = [widgets.Stack(frames[i : i + n], selected_index=slider.index) for i in range(0, len(frames), n)]
+        stacks = [
+            widgets.Stack(frames[i : i + n], selected_index=slider.index) for i in range(0, len(frames), n)
+        ]
         for stack in stacks:
             widgets.jslink((slider, "index"), (stack, "selected_index"))
         frames = stacks
@@ -93,7 +97,9 @@ def canvas(**labels) -> tuple[plt.Figure, plt.Axes]:
 
 def legend(axis: plt.Axes) -> None:
     """Under the axis, where no curve runs through it."""
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False, fontsize=9, columnspacing=1.2)
+    axis.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False, fontsize=9, columnspacing=1.2
+    )
 
 
 def _svg(figure: plt.Figure) -> str:
@@ -102,12 +108,16 @@ def _svg(figure: plt.Figure) -> str:
     # what has no layout engine has margins of its own, which stay as they are from frame to frame (`canvas`)
     box = "tight" if figure.get_layout_engine() else None
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ncutils", "savefig.bbox": box}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     plt.close(figure)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (d|x|y|points|transform)="[^"]*"', lambda geometry: _NUMBER.sub(_rounded, geometry[0]), svg)
+    svg = re.sub(
+        r' (d|x|y|points|transform)="[^"]*"', lambda geometry: _NUMBER.sub(_rounded, geometry[0]), svg
+    )
     for waste in (
         r' id="\w+_\d+"',
         r' transform="rotate\(-?0 [^"]*"',

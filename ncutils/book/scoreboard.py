@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ncutils import analysis, project_folder, published
+from ncutils import analysis
 from ncutils.analysis import Groups, pairs_in_words
-from ncutils.figures import LABELS
+from ncutils.book import published
+from ncutils.book.figures import LABELS
+from ncutils.files import project_folder
+from ncutils.optimizers import COUPLED, OPTIMIZERS
+from ncutils.runs import History, exact_law
 from ncutils.store import Store
 from ncutils.sweeps import read_grid
-from ncutils.training import History, exact_law
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def write(page: Path) -> None:
     head, mark, rest = text.partition("<!-- scoreboard -->\n")
     _, end, tail = rest.partition("<!-- end of scoreboard -->")
     if not mark or not end:
-        raise ValueError(f"{page} has no place for the scoreboard: <!-- scoreboard --> and <!-- end of scoreboard -->")
+        raise ValueError(
+            f"{page} has no place for the scoreboard: <!-- scoreboard --> and <!-- end of scoreboard -->"
+        )
     page.write_text(head + mark + "\n" + markdown() + "\n" + end + tail)
 
 
@@ -114,7 +119,9 @@ def _of_chapter(chapter: str, same: tuple[str, ...], keep, enough=bool) -> tuple
     these fields and that keep(run, p), if there are `enough` of them."""
     for profile in ("paper", "laptop"):
         p = yaml.safe_load((project_folder("params") / profile / f"{chapter}.yaml").read_text())
-        same_as_p = [h for h in Store().histories() if all(getattr(h.run, name) == p.get(name) for name in same)]
+        same_as_p = [
+            h for h in Store().histories() if all(getattr(h.run, name) == p.get(name) for name in same)
+        ]
         runs = [h for h in same_as_p if keep(h.run, p)]
         if enough(runs):
             return runs, p
@@ -125,7 +132,9 @@ def _grid(arch: str, dataset: str) -> Groups:
     """The stored runs of a setting, of the largest profile that has some of every optimizer."""
     names = {"CIFAR10": ("CIFAR10", "cifar10-jpeg")}.get(dataset, (dataset, dataset))
     for profile, name in zip(("paper", "laptop"), names):
-        groups, _ = analysis.stored_grid(project_folder(f"params/{profile}/grid.yaml"), arch=arch, dataset=name)
+        groups, _ = analysis.stored_grid(
+            project_folder(f"params/{profile}/grid.yaml"), arch=arch, dataset=name
+        )
         if len(groups) == 6:
             return groups
     raise LookupError("no run of this setting is stored")
@@ -165,13 +174,19 @@ def _adam_over_wd(arch: str, dataset: str) -> Seen:
 def _signum_and_sgd_over_wd(arch: str, dataset: str) -> Seen:
     groups = _grid(arch, dataset)
     falls = {
-        (name, c): analysis.rank_correlation(groups[name], c)[0] for name in ("SGD", "Signum") for c in ("nc0", "nc3")
+        (name, c): analysis.rank_correlation(groups[name], c)[0]
+        for name in ("SGD", "Signum")
+        for c in ("nc0", "nc3")
     }
     text, shares = pairs_in_words(groups, "SignumW")
-    down = np.mean([r <= -0.8 for r in falls.values()])  # nan, where too few runs are valid, counts against it
+    down = np.mean(
+        [r <= -0.8 for r in falls.values()]
+    )  # nan, where too few runs are valid, counts against it
     known = [r for r in falls.values() if np.isfinite(r)]
     ranks = (
-        f"{min(known):+.2f} to {max(known):+.2f} in {len(known)} of 4 cases" if known else "unknown: too few valid runs"
+        f"{min(known):+.2f} to {max(known):+.2f} in {len(known)} of 4 cases"
+        if known
+        else "unknown: too few valid runs"
     )
     text = f"rank correlation with wd (SGD, Signum; NC0, NC3) {ranks}; {text}"
     runs = [h for name in ("SGD", "SGDW", "Signum", "SignumW") for h in groups[name]]
@@ -182,7 +197,9 @@ def _figure_3() -> Seen:
     """In addition: SGDW's NC0 and NC3 within a factor of two of SGD's at the same decay, where momentum makes them differ."""
     groups = _grid("resnet9", "FashionMNIST")
     seen = _signum_and_sgd_over_wd("resnet9", "FashionMNIST")
-    coupled = {(analysis.like(h.run), h.run.wd): h for h in groups["SGD"] if h.valid and h.run.wd and h.run.momentum}
+    coupled = {
+        (analysis.like(h.run), h.run.wd): h for h in groups["SGD"] if h.valid and h.run.wd and h.run.momentum
+    }
     text, shares = [], []
     for c in ("nc0", "nc3"):
         ratios = [
@@ -192,7 +209,9 @@ def _figure_3() -> Seen:
         ]
         text.append(f"{LABELS[c]} {min(ratios):.2g} to {max(ratios):.2g}")
         shares.append(float(np.mean([1 / 2 <= r <= 2 for r in ratios])))
-    return Seen(f"{seen.text}; SGDW over SGD at one decay: {', '.join(text)}", seen.shares + shares, seen.runs)
+    return Seen(
+        f"{seen.text}; SGDW over SGD at one decay: {', '.join(text)}", seen.shares + shares, seen.runs
+    )
 
 
 def _follows(arch: str, dataset: str, column: str, by_lr: bool = False) -> Seen:
@@ -218,7 +237,8 @@ def _follows_less(arch: str, dataset: str, column: str, by_lr: bool = False) -> 
 def _heat_map() -> Seen:
     runs = [h for h in _grid("resnet9", "FashionMNIST")["SGD"] if h.run.lr == 0.0679 and h.run.seed == 0]
     momentum = {
-        c: analysis.rank_correlation([h for h in runs if h.run.wd], c, "momentum")[0] for c in ("nc0", "nc2", "nc3")
+        c: analysis.rank_correlation([h for h in runs if h.run.wd], c, "momentum")[0]
+        for c in ("nc0", "nc2", "nc3")
     }
     decay = {c: analysis.rank_correlation(runs, c)[0] for c in ("nc0", "nc2", "nc3")}
     text = f"rank correlation with momentum {_signed(momentum)}; rank correlation with wd {_signed(decay)}"
@@ -232,10 +252,10 @@ def _table1_runs() -> Groups:
         return run.wd == p["wd"] and run.lr == (p["lr_sgd"] if run.rule == "sgd" else p["lr"])
 
     def whole(runs):
-        return {h.run.optimizer for h in runs if not h.diverged} == set(published.OPTIMIZERS)
+        return {h.run.optimizer for h in runs if not h.diverged} == set(OPTIMIZERS)
 
     runs, _ = _of_chapter("03_adamw", ("dataset", "width", "epochs", "momentum", "n_train"), keep, whole)
-    return {n: [h for h in runs if h.run.optimizer == n and not h.diverged] for n in published.OPTIMIZERS}
+    return {n: [h for h in runs if h.run.optimizer == n and not h.diverged] for n in OPTIMIZERS}
 
 
 def _finals(runs: list[History], columns, x: list[float]) -> pd.DataFrame:
@@ -256,7 +276,7 @@ def _training_curves() -> Seen:
     shares, words = [], []
     for column in ("nc0", "nc1", "nc2", "nc3"):
         ends = _ends(groups, column)
-        above = [ends[d] > ends[c] for d, c in published.COUPLED.items()]
+        above = [ends[d] > ends[c] for d, c in COUPLED.items()]
         shares.append(np.mean(above))
         words.append(f"{LABELS[column]} {sum(above)} of 3")
     return Seen("decoupled above coupled: " + ", ".join(words) + " rules", shares, _all(groups))
@@ -264,15 +284,23 @@ def _training_curves() -> Seen:
 
 def _singular_values(names: tuple[str, ...]) -> Seen:
     groups = _table1_runs()
-    change = {n: np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in groups[n]]) for n in names}
-    shares = [float(factor > 1 if n in ("AdamW", "SignumW") else factor < 0.5) for n, factor in change.items()]
-    text = "smallest singular value of W, end over start: " + ", ".join(f"{n} {f:.2g}" for n, f in change.items())
+    change = {
+        n: np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in groups[n]]) for n in names
+    }
+    shares = [
+        float(factor > 1 if n in ("AdamW", "SignumW") else factor < 0.5) for n, factor in change.items()
+    ]
+    text = "smallest singular value of W, end over start: " + ", ".join(
+        f"{n} {f:.2g}" for n, f in change.items()
+    )
     return Seen(text, [np.mean(shares)], [h for n in names for h in groups[n]])
 
 
 def _signumw_singular_values() -> Seen:
     runs = _table1_runs()["SignumW"]
-    change = {m: np.mean([h.final[f"{m}_sv_mean"] / h.frame[f"{m}_sv_mean"].iloc[0] for h in runs]) for m in "wm"}
+    change = {
+        m: np.mean([h.final[f"{m}_sv_mean"] / h.frame[f"{m}_sv_mean"].iloc[0] for h in runs]) for m in "wm"
+    }
     smallest = np.mean([h.final["w_sv_min"] / h.frame["w_sv_min"].iloc[0] for h in runs])
     text = f"SignumW, end over start: smallest of W {smallest:.2g}, others {change['w']:.2g}; of M {change['m']:.2g}"
     return Seen(text, [float(smallest > 2), float(change["w"] > 2), float(change["m"] > 2)], runs)
@@ -287,12 +315,12 @@ def _interpolation() -> Seen:
         lambda runs: len({h.run.coupled_wd for h in runs if h.valid}) > 3,
     )
     runs = [h for h in runs if h.valid]
-    means = _finals(runs, ("nc0", "nc2", "nc3", "test_acc"), [h.run.coupled_wd for h in runs]).groupby("x").mean()
+    means = (
+        _finals(runs, ("nc0", "nc2", "nc3", "test_acc"), [h.run.coupled_wd for h in runs]).groupby("x").mean()
+    )
     ranks = means.reset_index().corr("spearman").loc["x", ["nc0", "nc2", "nc3"]]
     spread = means["test_acc"].max() - means["test_acc"].min()
-    text = (
-        f"rank correlation with the coupled share {_signed(ranks)}; test accuracy varies by {100 * spread:.1f} points"
-    )
+    text = f"rank correlation with the coupled share {_signed(ranks)}; test accuracy varies by {100 * spread:.1f} points"
     return Seen(text, [(ranks <= -0.8).mean(), spread < 0.02], runs)
 
 
@@ -322,7 +350,10 @@ def _sign_descent() -> Seen:
 def _ufm() -> Seen:
     runs = [h for h in _stored(arch="ufm", width=64) if h.final["train_acc"] == 1 and h.run.wd]
     medians = {
-        c: {n: np.median([h.final[c] for h in runs if h.run.optimizer == n]) for n in ("Adam", "AdamW", "SGDW")}
+        c: {
+            n: np.median([h.final[c] for h in runs if h.run.optimizer == n])
+            for n in ("Adam", "AdamW", "SGDW")
+        }
         for c in ("nc0", "nc3")
     }
     factors = {(c, n): m["AdamW"] / m[n] for c, m in medians.items() for n in ("Adam", "SGDW")}
@@ -355,7 +386,12 @@ def _more_epochs_of_sgd() -> Seen:
     lawful = [h for h in runs if exact_law(h)[-1] > 1e-4]
     error = max(abs(h.final["nc0"] / h.frame["nc0"].iloc[0] / exact_law(h)[-1] - 1) for h in lawful)
     kept = [h for h in runs if h.valid]
-    ranks = _finals(kept, ("nc0", "nc2", "nc3"), [exact_law(h)[-1] for h in kept]).corr("spearman").loc["x"].drop("x")
+    ranks = (
+        _finals(kept, ("nc0", "nc2", "nc3"), [exact_law(h)[-1] for h in kept])
+        .corr("spearman")
+        .loc["x"]
+        .drop("x")
+    )
     text = f"NC0 by the exact law within {error:.1g} in the {len(lawful)} runs where it ends above 1e-4 of its start; the more decay has acted, the lower NC0, NC2, NC3: rank correlation {', '.join(f'{r:+.2f}' for r in ranks)} over {len(kept)} valid runs"
     return Seen(text, [(ranks >= 0.8).mean()], runs)
 
@@ -398,7 +434,9 @@ def _imagenet(columns) -> Seen:
     text, shares = pairs_in_words(_named(runs), "AdamW", columns)
     if p["dataset"] == "imagenet":
         return Seen(text, shares, runs)
-    raise LookupError(f"not on ImageNet; a narrow ResNet50 on {runs[0].info['n_train']:,} small images: {text}")
+    raise LookupError(
+        f"not on ImageNet; a narrow ResNet50 on {runs[0].info['n_train']:,} small images: {text}"
+    )
 
 
 def _order_of_the_six() -> Seen:
@@ -420,7 +458,9 @@ def _best_runs() -> Seen:
         for extreme, columns in ((min, ("nc1", "nc2")), (max, ("nc0", "nc3")))
         for c in columns
     }
-    text = "AdamW's best run has " + ", ".join(f"{claim}: {'yes' if true else 'no'}" for claim, true in claims.items())
+    text = "AdamW's best run has " + ", ".join(
+        f"{claim}: {'yes' if true else 'no'}" for claim, true in claims.items()
+    )
     text = text.replace("min ", "the smallest ").replace("max ", "the largest ")
     return Seen(text, [np.mean(list(claims.values()))], _all(groups))
 
@@ -444,9 +484,9 @@ def _hyperparameters() -> Seen:
     best = {n: h.run for n, h in analysis.best(groups).items()}
     decayed, stronger = (
         sum(r.wd > 0 for r in best.values()),
-        sum(best[d].wd > best[c].wd for d, c in published.COUPLED.items()),
+        sum(best[d].wd > best[c].wd for d, c in COUPLED.items()),
     )
-    theirs = sum(published.TABLE4[d][2] > published.TABLE4[c][2] for d, c in published.COUPLED.items())
+    theirs = sum(published.TABLE4[d][2] > published.TABLE4[c][2] for d, c in COUPLED.items())
     text = f"{decayed} of 6 best runs have weight decay; larger under the decoupled optimizer for {stronger} of 3 rules (paper: {theirs})"
     return Seen(text, [decayed / 6, float(stronger >= theirs)], _all(groups))
 
@@ -483,14 +523,24 @@ def lines() -> list[Line]:
         ),
         Line("Figure 3", OVER_WD + "; SGDW stays close to SGD", "02_weight_decay", _figure_3),
         Line("Figure 4", "momentum and decay both lower NC0, NC2, NC3 of SGD", "02_weight_decay", _heat_map),
-        Line("Figure 5", "at the end of training coupled decay is lower than decoupled", "03_adamw", _training_curves),
+        Line(
+            "Figure 5",
+            "at the end of training coupled decay is lower than decoupled",
+            "03_adamw",
+            _training_curves,
+        ),
         Line(
             "Figure 6",
             "W's smallest singular value grows under AdamW and SignumW, falls under coupled decay",
             "03_adamw",
             lambda: _singular_values(("SGD", "Adam", "Signum", "AdamW", "SignumW")),
         ),
-        Line("Figure 7", "from AdamW to Adam NC0, NC2, NC3 fall, accuracy stays", "05_interpolation", _interpolation),
+        Line(
+            "Figure 7",
+            "from AdamW to Adam NC0, NC2, NC3 fall, accuracy stays",
+            "05_interpolation",
+            _interpolation,
+        ),
         Line(
             "Figure 8",
             "NC0 rises and falls under SignGD, settles above zero under SignGDW",
@@ -499,7 +549,10 @@ def lines() -> list[Line]:
         ),
         Line("Figure 9", "as Figure 2", "12_regression", lambda: _follows(*rf, "nc3", True)),
         Line(
-            "Figure 10", "NC3 rises with log NC0 over all learning rates", "12_regression", lambda: _follows(*rf, "nc3")
+            "Figure 10",
+            "NC3 rises with log NC0 over all learning rates",
+            "12_regression",
+            lambda: _follows(*rf, "nc3"),
         ),
         Line("Figure 11", "NC1 " + LESS, "12_regression", lambda: _follows_less(*rf, "nc1", True)),
         Line("Figure 12", "NC2 " + LESS, "12_regression", lambda: _follows_less(*rf, "nc2", True)),
@@ -509,12 +562,20 @@ def lines() -> list[Line]:
             "13_more_epochs",
             _more_epochs,
         ),
-        Line("Figure 14", "longer SGD: the trend with decay is unchanged", "13_more_epochs", _more_epochs_of_sgd),
+        Line(
+            "Figure 14",
+            "longer SGD: the trend with decay is unchanged",
+            "13_more_epochs",
+            _more_epochs_of_sgd,
+        ),
         Line("Figure 15", "UFM: AdamW's NC0 and NC3 are 10 times Adam's and SGDW's", "10_ufm", _ufm),
         Line("Figure 16", "SignumW: singular values of W and M grow", "03_adamw", _signumw_singular_values),
         Line("Figure 17", "ImageNet, ResNet50: " + ABOVE, "16_imagenet", lambda: _imagenet(("nc0", "nc3"))),
         Line(
-            "Figure 18", "ImageNet, ResNet50: NC1 and NC2 over decay", "16_imagenet", lambda: _imagenet(("nc1", "nc2"))
+            "Figure 18",
+            "ImageNet, ResNet50: NC1 and NC2 over decay",
+            "16_imagenet",
+            lambda: _imagenet(("nc1", "nc2")),
         ),
     ]
     for setting in ("VGG9 FashionMNIST", "ResNet9 CIFAR10", "VGG9 CIFAR10", "ResNet9 MNIST", "VGG9 MNIST"):
@@ -542,7 +603,12 @@ def lines() -> list[Line]:
             "15_vit",
             _vit,
         ),
-        Line("Table 1", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", "03_adamw", _order_of_the_six),
+        Line(
+            "Table 1",
+            "the six optimizers at the end of training; SGDW's NC0 -68.9 %",
+            "03_adamw",
+            _order_of_the_six,
+        ),
         Line(
             "Table 2",
             "best runs: AdamW has the smallest NC1 and NC2, the largest NC0 and NC3",

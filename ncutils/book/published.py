@@ -3,8 +3,7 @@
 Values are the reported ones: NC0 = ||W^T 1||_2, NC2 and NC3 bare Frobenius norms (`metrics`, "reported").
 """
 
-COUPLED = {"SGDW": "SGD", "AdamW": "Adam", "SignumW": "Signum"}  # a decoupled optimizer -> its coupled one
-OPTIMIZERS = ("SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW")
+from ncutils.optimizers import OPTIMIZERS
 
 # Table 1: ResNet9, FashionMNIST, 200 epochs, batch 128, momentum 0.9, wd 5e-4; lr 0.0679 for SGD and SGDW,
 # not stated for the other four. Change: percentage relative to initialisation, None where the paper has only a bound.

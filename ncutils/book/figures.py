@@ -10,21 +10,27 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ncutils import published
 from ncutils.analysis import Groups, regression, valid
-from ncutils.training import History, decay_budget, exact_law, lr_schedule
+from ncutils.optimizers import OPTIMIZERS
+from ncutils.runs import History, decay_budget, exact_law, lr_schedule
 
 # Coupled decay is blue, solid, with full markers; decoupled decay orange, dashed, with hollow ones; a shade and a
 # marker a rule.
-COLOURS = dict(zip(published.OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#6aaed6", "#fda34d"]))
-MARKERS = dict(zip(published.OPTIMIZERS, "ooss^^"))
+COLOURS = dict(zip(OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#6aaed6", "#fda34d"]))
+MARKERS = dict(zip(OPTIMIZERS, "ooss^^"))
 for marks in (COLOURS, MARKERS):
     marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
-_FROM_DECOUPLED_TO_COUPLED = LinearSegmentedColormap.from_list("coupling", [COLOURS["AdamW"], COLOURS["Adam"]])
+_FROM_DECOUPLED_TO_COUPLED = LinearSegmentedColormap.from_list(
+    "coupling", [COLOURS["AdamW"], COLOURS["Adam"]]
+)
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 LABELS = {
-    **dict(nc0="NC0", nc1="NC1", nc2="NC2", nc2n="NC2n", nc2a="NC2a", nc2w="NC2W", nc2wn="NC2Wn", nc2wa="NC2Wa"),
-    **dict(nc2m="NC2M", nc3="NC3", nc4="NC4", nc4_test="NC4 (test)", nc2wc="centred NC2W", nc2wnc="centred NC2Wn"),
+    **dict(
+        nc0="NC0", nc1="NC1", nc2="NC2", nc2n="NC2n", nc2a="NC2a", nc2w="NC2W", nc2wn="NC2Wn", nc2wa="NC2Wa"
+    ),
+    **dict(
+        nc2m="NC2M", nc3="NC3", nc4="NC4", nc4_test="NC4 (test)", nc2wc="centred NC2W", nc2wnc="centred NC2Wn"
+    ),
     **dict(nc2wac="centred NC2Wa", nc2mc="centred NC2M", nc3c="centred NC3", gauge_share="gauge share"),
     **dict(off_span_share="off-span share", in_span_share="in-span share"),
     **dict(train_acc="training accuracy", test_acc="test accuracy"),
@@ -34,7 +40,12 @@ LABELS = {
 def set_style() -> None:
     """The book's look; figures are SVG: sharp, small, searchable."""
     plt.style.use("seaborn-v0_8-whitegrid")
-    plt.rcParams |= {"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10}
+    plt.rcParams |= {
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.labelsize": 10,
+    }
     plt.rcParams |= {"figure.constrained_layout.use": True, "svg.fonttype": "none", "savefig.bbox": "tight"}
     with contextlib.suppress(ImportError):  # outside a notebook there is no inline backend
         from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -61,10 +72,15 @@ def caption(histories: list[History], profile: str) -> str:
     if not dropped:
         return text + f", none dropped (all reach {least})."
     reasons = f"{len(dropped) - diverged} under {least}, {diverged} diverged"
-    return text + f", {len(dropped)} of them {'fails' if len(dropped) == 1 else 'fail'} the paper's filter ({reasons})."
+    return (
+        text
+        + f", {len(dropped)} of them {'fails' if len(dropped) == 1 else 'fail'} the paper's filter ({reasons})."
+    )
 
 
-def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws: dict | None = None):
+def training_curves(
+    groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws: dict | None = None
+):
     """Metrics over the epochs, one panel a column: mean and one standard deviation over seeds.
 
     Runs that fail the filter are drawn faint. `laws`: label -> (epochs, values), drawn as dots in NC0's panel.
@@ -73,7 +89,9 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
     looks = _looks(groups)
     for axis, column in zip(axes, columns):
         for label, histories in groups.items():
-            _mean_and_spread(axis, _curves(histories, column), **looks[label], **_faint(histories), markevery=1 / 6)
+            _mean_and_spread(
+                axis, _curves(histories, column), **looks[label], **_faint(histories), markevery=1 / 6
+            )
         if column == "nc0":
             for i, points in enumerate((laws or {}).values()):
                 label = None if i else "closed form"
@@ -90,7 +108,11 @@ def singular_value_curves(groups: Groups, profile: str):
 
     M is centred, so that its smallest singular value is 0 for every optimizer and has no place on a logarithmic axis.
     """
-    titles = {"w_sv_min": "smallest of $W$", "w_sv_mean": "mean of the others of $W$", "m_sv_mean": "mean, of $M$"}
+    titles = {
+        "w_sv_min": "smallest of $W$",
+        "w_sv_mean": "mean of the others of $W$",
+        "m_sv_mean": "mean, of $M$",
+    }
     figure, axes = _panels(len(titles), across=2)
     for axis, (column, title) in zip(axes, titles.items()):
         for label, histories in groups.items():
@@ -141,10 +163,14 @@ def interpolation(steps: dict[float, list[History]], profile: str, columns=("nc0
     """
     figure, axes = _panels(len(columns) + 2)
     for axis, column in zip(axes, (*columns, "train_acc", "test_acc")):
-        points = [(share, h.final[column]) for share, histories in steps.items() for h in histories if h.valid]
+        points = [
+            (share, h.final[column]) for share, histories in steps.items() for h in histories if h.valid
+        ]
         shares, values = np.array(points, dtype=float).reshape(-1, 2).T
         mean = _mean_and_spread(axis, pd.Series(values, shares), color="0.3", lw=1, zorder=1)
-        axis.scatter(mean.index, mean, c=mean.index, cmap=_FROM_DECOUPLED_TO_COUPLED, vmin=0, vmax=1, zorder=2)
+        axis.scatter(
+            mean.index, mean, c=mean.index, cmap=_FROM_DECOUPLED_TO_COUPLED, vmin=0, vmax=1, zorder=2
+        )
         axis.set(xlabel="coupled share of the decay", title=f"final {LABELS[column]}")
         if not _empty(axis) and not column.endswith("_acc"):
             log_scale(axis)
@@ -161,7 +187,12 @@ def _mean_and_spread(axis, values: pd.Series, **look) -> pd.Series:
     mean, spread = stats["mean"], stats["std"].fillna(0)
     axis.plot(mean.index, mean, **look)
     axis.fill_between(
-        mean.index, np.maximum(mean - spread, 0.1 * mean), mean + spread, color=look["color"], alpha=0.15, lw=0
+        mean.index,
+        np.maximum(mean - spread, 0.1 * mean),
+        mean + spread,
+        color=look["color"],
+        alpha=0.15,
+        lw=0,
     )
     return mean
 
@@ -176,7 +207,9 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         rows = [(h.run.momentum, h.run.wd, h.valid, h.final[column]) for h in histories]
         table = pd.DataFrame(rows, columns=["momentum", "wd", "valid", column])
         cells = table.pivot_table(index="momentum", columns="wd", values=column, aggfunc="mean")
-        kept = table[table["valid"]].pivot_table(index="momentum", columns="wd", values=column, aggfunc="mean")
+        kept = table[table["valid"]].pivot_table(
+            index="momentum", columns="wd", values=column, aggfunc="mean"
+        )
         kept = kept.reindex(index=cells.index, columns=cells.columns)
         image = axis.imshow(np.log10(kept.clip(lower=1e-7)), cmap="viridis", aspect="auto", origin="lower")
         dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
@@ -184,8 +217,12 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
             for j, wd in enumerate(cells.columns):
                 value, valid_value = cells.loc[momentum, wd], kept.loc[momentum, wd]
                 if np.isnan(valid_value):
-                    axis.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="0.8", lw=0))
-                colour = "0.45" if np.isnan(valid_value) else "black" if np.log10(valid_value) > dark else "white"
+                    axis.add_patch(
+                        plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", ec="0.8", lw=0)
+                    )
+                colour = (
+                    "0.45" if np.isnan(valid_value) else "black" if np.log10(valid_value) > dark else "white"
+                )
                 text = f"{value:.2g}" if np.isfinite(value) else "–"
                 axis.text(j, i, text.replace("e-0", "e-"), ha="center", va="center", fontsize=8, color=colour)
         axis.set(title=f"final {LABELS[column]}", xlabel="weight decay", ylabel="momentum")
@@ -197,7 +234,12 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
 
 
 def scatter(
-    groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x: str = "nc0", by_lr: bool = False, fit: bool = False
+    groups: Groups,
+    profile: str,
+    columns=("nc1", "nc2", "nc3"),
+    x: str = "nc0",
+    by_lr: bool = False,
+    fit: bool = False,
 ):
     """Figures 2, 9 to 12, 21 to 23 and the like: final metrics of valid runs against NC0, one panel a column, or with
     `by_lr` one a learning rate. `fit` adds the regression on log10 NC0 (`analysis.regression`)."""
@@ -208,7 +250,9 @@ def scatter(
     for axis, (column, lr) in zip(axes, panels):
         for label, histories in groups.items():
             points = [(h.final[x], h.final[column]) for h in histories if h.valid and lr in (None, h.run.lr)]
-            axis.plot(*np.array(points, dtype=float).reshape(-1, 2).T, **_look(label) | {"ls": "", "alpha": 0.8})
+            axis.plot(
+                *np.array(points, dtype=float).reshape(-1, 2).T, **_look(label) | {"ls": "", "alpha": 0.8}
+            )
         axis.set(xlabel=LABELS[x], ylabel=LABELS[column], title="" if lr is None else f"learning rate {lr:g}")
         if _empty(axis):
             continue
@@ -233,7 +277,9 @@ def law_figure(histories: list[History], profile: str):
     """NC0 of SGD or SGDW relative to its start, one colour a run: the exact law (line), trained
     networks (dots)."""
     figure, axis = plt.subplots(figsize=(5.6, 3.2))
-    varied = [f for f in ("momentum", "wd") if len({getattr(h.run, f) for h in histories}) > 1] or ["momentum"]
+    varied = [f for f in ("momentum", "wd") if len({getattr(h.run, f) for h in histories}) > 1] or [
+        "momentum"
+    ]
     for history, colour in zip(histories, sequence(len(histories))):
         steps, nc0 = history.frame["step"], history.frame["nc0"]
         axis.plot(exact_law(history), color=colour, lw=1.2)
@@ -247,7 +293,7 @@ def law_figure(histories: list[History], profile: str):
 
 
 def sequence(n: int) -> list:
-    """n colours of an ordered quantity, dark to light."""
+    """N colours of an ordered quantity, dark to light."""
     return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
 
 
@@ -272,7 +318,9 @@ def _empty(axis) -> bool:
 def log_scale(axis) -> None:
     """A logarithmic y axis with few, plain tick labels: powers of ten, and 2 and 5 times them on a short axis."""
     axis.set_yscale("log")
-    axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))  # a network that decayed to zero would hide the others
+    axis.set_ylim(
+        bottom=max(axis.get_ylim()[0], 1e-7)
+    )  # a network that decayed to zero would hide the others
     low, high = axis.get_ylim()
     short = high < 100 * low
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
@@ -304,7 +352,9 @@ def _looks(groups: Groups) -> dict[str, dict]:
     if len({label.split(" ")[0] for label in groups}) == len(groups):
         return {label: _look(label) for label in groups}
     marks = zip(groups, sequence(len(groups)), "os^vDPX*" * len(groups))
-    return {label: {"color": colour, "marker": marker, "ms": 4, "label": label} for label, colour, marker in marks}
+    return {
+        label: {"color": colour, "marker": marker, "ms": 4, "label": label} for label, colour, marker in marks
+    }
 
 
 def _mark_lr_drops(axis, groups: Groups) -> None:
@@ -323,7 +373,9 @@ def _finish(figure, groups: Groups, profile: str) -> None:
 
 
 def caption_below(figure, histories: list[History], profile: str) -> None:
-    figure.text(0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+    figure.text(
+        0.5, -0.02, caption(histories, profile), ha="center", va="top", fontsize=8, color="0.35", wrap=True
+    )
 
 
 def _count(things, noun: str) -> str:
@@ -348,7 +400,10 @@ def draw_geometry(axis, features, labels, weights) -> None:
             axis.quiver(0, 0, 0, *weights[k], color=colour, lw=1.8, arrow_length_ratio=0.12)
         else:
             axis.annotate(
-                "", weights[k], (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0}
+                "",
+                weights[k],
+                (0, 0),
+                arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0},
             )
     reach = 1.15 * max(np.abs(means).max(), np.abs(weights).max(), np.quantile(np.abs(features), 0.995))
     limits = {f"{name}lim": (-reach, reach) for name in "xyz"[: features.shape[1]]}

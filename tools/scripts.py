@@ -19,9 +19,14 @@ STAND_IN = """document.write('<script src="https://cdn.jsdelivr.net/npm/{}/{}"><
 def bring(package: str, patterns: tuple[str, ...], folder: Path) -> None:
     command = ["npm", "pack", "--silent", "--pack-destination", folder, package]
     try:
-        archive = folder / subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        archive = (
+            folder / subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+        )
     except (OSError, subprocess.CalledProcessError):
-        print(f"npm cannot fetch {package}: the book's explorers will load it from cdn.jsdelivr.net", file=sys.stderr)
+        print(
+            f"npm cannot fetch {package}: the book's explorers will load it from cdn.jsdelivr.net",
+            file=sys.stderr,
+        )
         for script in (p for p in patterns if p.endswith(".js")):
             (folder / Path(script).name).write_text(STAND_IN.format(package, script))
         return

@@ -12,6 +12,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.ipynb")):
         if errors:
             failed += 1
             print(
-                f"chapter {path.stem} failed in cell {number}: {errors[0].ename}: {errors[0].evalue}", file=sys.stderr
+                f"chapter {path.stem} failed in cell {number}: {errors[0].ename}: {errors[0].evalue}",
+                file=sys.stderr,
             )
 sys.exit(failed > 0)

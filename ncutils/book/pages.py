@@ -1,0 +1,117 @@
+"""What every notebook repeats: its parameters checked, its runs, its sentences and tables."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from types import SimpleNamespace
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import Markdown, display
+
+from ncutils.analysis import Groups, stored_grid
+from ncutils.book import figures
+from ncutils.files import project_folder
+from ncutils.runs import Run, unknown
+from ncutils.sweeps import train_all
+
+
+class Parameters(SimpleNamespace):
+    """A chapter's parameters by name, and what most chapters make of them."""
+
+    @property
+    def seeds(self) -> range:
+        """`n_seeds` seeds from `seed` on."""
+        return range(self.seed, self.seed + getattr(self, "n_seeds", 1))
+
+    def run(self, optimizer: str, wd: float, **changes) -> Run:
+        """`Run.named` with all parameters that are fields of Run; SGD and SGDW take `lr_sgd` where there is one."""
+        fields = {name: value for name, value in vars(self).items() if name in Run.model_fields}
+        if optimizer in ("SGD", "SGDW") and hasattr(self, "lr_sgd"):
+            fields["lr"] = self.lr_sgd
+        return Run.named(optimizer, wd, **fields | changes)
+
+
+def parameters() -> Parameters:
+    """The parameters that the notebook's first cell of code declares, with the values they have now; sets the figures' style.
+
+    papermill puts what it was given into a cell of its own, headed "# Parameters". A name there that the chapter does not
+    declare is refused: a mistyped name is an error, not a default.
+    """
+    names = get_ipython().user_ns
+    declared = check_parameters(names["In"])
+    figures.set_style()
+    return Parameters(**{name: names[name] for name in declared})
+
+
+def check_parameters(cells: list[str]) -> list[str]:
+    """The names that a notebook declares in its first cell of plain assignments, once what papermill gave is among them.
+
+    `cells` is IPython's `In`: the source of the cells executed so far.
+    """
+    assigned = [names for source in cells if (names := _assigned(source))]
+    for source in cells:
+        if source.startswith("# Parameters"):
+            for name in _assigned(source):
+                if name not in assigned[0]:
+                    raise ValueError(unknown(name, assigned[0], "this chapter takes"))
+    return assigned[0]
+
+
+def _assigned(source: str) -> list[str]:
+    """The names that a cell of plain assignments gives values, else none."""
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a cell with a magic command
+        return []
+    if not all(isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name) for s in statements):
+        return []
+    return [s.targets[0].id for s in statements]
+
+
+def grid_runs(grid: str, train: bool = False, device: str | None = None, **fields) -> Groups:
+    """The stored runs of a grid file of the project by optimizer (`analysis.stored_grid`), and a line that counts them.
+
+    With `train`, what is missing is trained first, as `python -m ncutils sweep` does.
+    Raises FileNotFoundError where no run is stored.
+    """
+    path = project_folder(grid)
+    groups, missing = stored_grid(path, **fields)
+    if train and missing:
+        train_all(missing, device=device)
+        groups, missing = stored_grid(path, **fields)
+    runs = {h.run: h for histories in groups.values() for h in histories}
+    if not runs:
+        raise FileNotFoundError(
+            f"none of the {len(missing)} runs that this chapter takes from {grid} is stored: "
+            f"`python -m ncutils sweep {grid}` trains them, or the parameter train=True"
+        )
+    dropped = sum(not h.valid for h in runs.values())
+    text = (
+        f"{len(runs)} runs of `{grid}`, {dropped} of them fail the paper's filter (99 % training accuracy)."
+    )
+    if missing:
+        text += f" {len(missing)} more are not stored: `python -m ncutils sweep {grid}` trains them."
+    say(text)
+    return groups
+
+
+def trained(groups: dict, device: str | None = None) -> dict:
+    """The Histories of labelled lists of Runs, read or trained side by side (`sweeps.train_all`)."""
+    found = iter(train_all([run for runs in groups.values() for run in runs], device=device))
+    return {label: list(itertools.islice(found, len(runs))) for label, runs in groups.items()}
+
+
+def say(*lines: str) -> None:
+    """Displays Markdown: a paragraph, or a list where there are several lines."""
+    display(Markdown(lines[0] if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)))
+
+
+def table(frame: pd.DataFrame, formats="{:.3g}", index: bool = True, size: int = 85):
+    """A table for a page: numbers by `formats` (one for all, or by column), in `size` percent of the text's, without breaks."""
+    if isinstance(formats, str):
+        formats = dict.fromkeys(frame.select_dtypes("number"), formats)
+    styled = frame.style.format(formats, na_rep="–")
+    styled = styled.set_table_attributes(f'style="font-size: {size}%; white-space: nowrap"')
+    return styled if index else styled.hide(axis="index")

@@ -1,0 +1,41 @@
+"""Files: where the project's are, written whole or not at all, set aside where they cannot be used."""
+
+import contextlib
+import os
+import warnings
+from pathlib import Path
+
+CLONE = Path(__file__).resolve().parents[1]  # where this module stands in one
+
+
+def in_clone() -> bool:
+    """Whether this module stands in a clone of the project, whose results and parameters are beside it."""
+    return (CLONE / "pyproject.toml").exists() and (CLONE / "chapters").is_dir()
+
+
+def project_folder(name: str) -> Path:
+    """A folder of the clone that this module stands in; of the current folder where it is installed elsewhere."""
+    return (CLONE if in_clone() else Path.cwd()) / name
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file written whole or not at all: under a temporary name beside it, then renamed. OSError in one sentence."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the name without the content
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # nothing to remove in a read-only folder
+            temporary.unlink()
+        raise OSError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def set_aside(path: Path, reason) -> None:
+    """Renames a file that cannot be used, so that it is made anew and can still be looked at, and warns."""
+    aside = path.with_name(f"{path.name}.unreadable")
+    os.replace(path, aside)
+    warnings.warn(f"{path} is set aside as {aside.name}: {reason}", stacklevel=3)

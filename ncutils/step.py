@@ -1,0 +1,157 @@
+"""One step, one epoch, one evaluation of a Run's network."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from ncutils import data, metrics
+from ncutils.models import NETS
+from ncutils.optimizers import make_optimizer
+from ncutils.runs import Run
+
+
+def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
+    """The untrained network of a Run, seeded by it: the same on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
+    """The Run's optimizer over all parameters of the network."""
+    settings = {"rule", "lr", "momentum", "coupled_wd", "decoupled_wd", "beta2", "eps", "decay_on"}
+    return make_optimizer(model.parameters(), **run.model_dump(include=settings))
+
+
+def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
+    """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = model.features(images)
+    return features.float()
+
+
+class Step:
+    """A training step (x, y) -> loss. On a GPU a CUDA graph replays it, so that no kernel waits for Python.
+
+    A graph holds the learning rate as a number: it is captured anew when the rate changes, after `WARM_UP` ordinary steps.
+    The last, smaller batch of an epoch is an ordinary step, too, and so is every one of a rule that a notebook added.
+    """
+
+    WARM_UP = 3
+
+    def __init__(self, model, optimizer, run: Run):
+        self.model, self.optimizer, self.run = model, optimizer, run
+        self.graphed = model.classifier.weight.is_cuda and run.rule in ("sgd", "adam", "signum")
+        self.size = self.rate = self.replay = None
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.size = self.size or len(y)
+        if not self.graphed or len(y) != self.size:
+            return self._take(x, y)
+        if self.rate != (rate := self.optimizer.param_groups[0]["lr"]):
+            self.rate, self.replay, self.left = rate, None, self.WARM_UP
+        if self.left:
+            self.left -= 1
+            return _aside(lambda: self._take(x, y))
+        if self.replay is None:
+            self.x, self.y = x.clone(), y.clone()
+            self.replay = _captured(self._take_static)
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.replay()
+        return self.loss
+
+    def _take(self, x, y):
+        loss = F.cross_entropy(self.model.classifier(features_of(self.model, x, self.run.precision)), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _take_static(self):
+        self.loss = self._take(self.x, self.y)
+
+
+def _captured(call):
+    """The kernels of `call` as a CUDA graph, not yet run: a function that runs them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _aside(call):
+    """`call` on a stream of its own, as the steps before a capture must be."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        result = call()
+    current.wait_stream(stream)
+    return result
+
+
+def epoch(step: Step, images, labels, order) -> float:
+    """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
+    step.model.train()
+    total = torch.zeros((), device=labels.device)
+    for x, y in batches(images, labels, step.run.batch_size, order):
+        total += step(x, y) * len(y)
+    return float(total) / len(labels)
+
+
+def batches(images, labels, size, order):
+    """The samples in random order, `size` at a time. A full batch is taken as it lies: its order does not matter."""
+    if size >= len(labels) and not isinstance(images, data.Streamed):
+        yield images[:], labels
+        return
+    indices = torch.randperm(len(labels), generator=order).to(labels.device).split(size)
+    for x, i in zip(data.batches(images, indices), indices):
+        yield x, labels[i]
+
+
+@torch.inference_mode()
+def evaluate(model, images, labels: torch.Tensor, precision: str = "float32", batch_size: int = 128):
+    """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes).
+
+    A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long. A GPU wants large ones.
+    """
+    batch_size = max(batch_size, 2048) if labels.is_cuda else batch_size
+    model.eval()
+    features = torch.empty(len(labels), model.classifier.in_features, device=labels.device)
+    if isinstance(images, data.Streamed):
+        parts = data.batches(images, torch.arange(len(labels)).split(batch_size))
+    else:
+        parts = (images[i : i + batch_size] for i in range(0, len(labels), batch_size))
+    for part, batch in zip(features.split(batch_size), parts):
+        part.copy_(features_of(model, batch, precision))
+    logits = model.classifier(features)
+    accuracy = (logits.argmax(1) == labels).double().mean()
+    return features, float(F.cross_entropy(logits.double(), labels)), float(accuracy)
+
+
+def measure(model, dataset, run) -> dict:
+    """A row of the History. The training set passes through the network once for the loss and all metrics."""
+    test, test_loss, test_acc = evaluate(
+        model, dataset.test_images, dataset.test_labels, run.precision, run.batch_size
+    )
+    features, train_loss, train_acc = evaluate(
+        model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size
+    )
+    row = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
+    if not math.isfinite(train_loss):
+        return row
+    weight, bias = model.classifier.weight.detach(), model.classifier.bias
+    means = metrics.class_means(features, dataset.train_labels, dataset.n_classes)
+    row |= metrics.nc_metrics(features, dataset.train_labels, weight, bias, means=means)
+    row["nc4_test"] = metrics.nc4(test, means, weight)
+    row["w_sv_min"], row["w_sv_mean"] = metrics.singular_values(weight)
+    centred, w = means - means.mean(0), weight.double()
+    row["m_sv_min"], row["m_sv_mean"] = metrics.singular_values(centred)
+    if dataset.n_classes <= 32:
+        grams = torch.stack([centred @ centred.T, w @ w.T, w @ centred.T])
+        row["gram"] = grams.float().flatten().cpu().numpy()
+    return row
