@@ -27,7 +27,7 @@ def usual(features, labels, weight):
         d = h - means[y]
         within += d.T @ d
     agree = 0
-    for h, y in batches:
+    for h, _ in batches:
         agree += ((h @ weight.T).argmax(1) == torch.cdist(h, means).argmin(1)).sum()
     m = means - means.mean(0)
     between = m.T @ m / k

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 from ncutils import data, machine
 from ncutils.runs import Run
-from ncutils.step import Step, make_model, measure, run_optimizer
+from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
 WIDTH, BATCH, STEPS = (4, 16, 2) if TOY else (64, 128, 6)
 N, K = STEPS * BATCH, 10

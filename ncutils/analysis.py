@@ -8,8 +8,7 @@ import pandas as pd
 from ncutils import store
 from ncutils.optimizers import COUPLED, OPTIMIZERS
 from ncutils.runs import History, Run
-from ncutils.store import Store
-from ncutils.sweeps import read_grid
+from ncutils.store import Store, read_grid
 
 Groups = dict[str, list[History]]  # a label, such as an optimizer's name -> its runs
 
@@ -24,18 +23,17 @@ def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list
         (name, run) for name, run in read_grid(path) if all(getattr(run, f) == v for f, v in fields.items())
     ]
     stored = {run: runs.get(run) for run in dict.fromkeys(run for _, run in entries)}
-    groups = {name: [] for name in OPTIMIZERS}
+    groups: Groups = {name: [] for name in OPTIMIZERS}
     for name, run in dict.fromkeys(entries):
-        if stored[run]:
-            groups[name].append(stored[run])
+        if history := stored[run]:
+            groups[name].append(history)
     return {name: runs for name, runs in groups.items() if runs}, [run for run, h in stored.items() if not h]
 
 
 def table(groups: Groups) -> pd.DataFrame:
     """`store.table` of all groups, with their `label`: at wd 0 a run stands under both its optimizers."""
-    return pd.concat(
-        [store.table(runs).assign(label=label) for label, runs in groups.items()], ignore_index=True
-    )
+    labels = [label for label, histories in groups.items() for _ in histories]
+    return store.table([h for histories in groups.values() for h in histories]).assign(label=labels)
 
 
 def valid(groups: Groups) -> list[History]:
@@ -48,6 +46,16 @@ def like(run: Run, *varied: str) -> tuple:
     return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).values())
 
 
+def _valid(histories: list[History], *columns: str, varied: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The valid runs as a table: what they are `like`, the fields of Run, wd, and these final metrics as floats."""
+    kept = valid({"": histories})
+    found = store.table(kept).assign(like=[like(h.run, *varied) for h in kept])
+    found = found.reindex(
+        columns=["run", "like", *Run.model_fields, "wd", *columns]
+    )  # where there is none, too
+    return found.astype(dict.fromkeys(("wd", *columns), float))
+
+
 def pairs(coupled: list[History], decoupled: list[History], column: str) -> tuple[int, int]:
     """In how many pairs the decoupled run's final value is higher, and the number of pairs.
 
@@ -55,19 +63,12 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
     decay: that of the largest decay not above its own. Where the metric falls with coupled decay, as NC0 does, a smaller
     decay works for the coupled run's disadvantage. SGD without momentum is left out: there both decays are the same step.
     """
-    found = []
-    for second in (
-        h for h in decoupled if h.valid and h.run.wd and (h.run.rule, h.run.momentum) != ("sgd", 0)
-    ):
-        fits = [
-            h
-            for h in coupled
-            if h.valid and 0 < h.run.wd <= second.run.wd and like(h.run) == like(second.run)
-        ]
-        if fits:
-            first = max(fits, key=lambda h: h.run.wd)
-            found.append(second.final[column] > first.final[column])
-    return int(sum(found)), len(found)
+    first, second = _valid(coupled, column), _valid(decoupled, column)
+    second = second[(second["wd"] > 0) & ((second["rule"] != "sgd") | (second["momentum"] > 0))]
+    found = second.merge(first[first["wd"] > 0], on="like", suffixes=("", "_coupled"))
+    found = found[found["wd_coupled"] <= found["wd"]]
+    found = found.sort_values("wd_coupled").drop_duplicates("run", keep="last")
+    return int((found[column] > found[f"{column}_coupled"]).sum()), len(found)
 
 
 def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
@@ -83,15 +84,10 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
 
     A group is valid runs, three or more, that differ in that field alone.
     """
-    groups = {}
-    for h in {h.run: h for h in histories if h.valid}.values():
-        kept = like(h.run) if along == "wd" else (*like(h.run, along), h.run.wd)
-        groups.setdefault(kept, []).append((getattr(h.run, along), h.final[column]))
-    found = [
-        pd.DataFrame(points, dtype=float).corr("spearman").loc[0, 1]
-        for points in groups.values()
-        if len(points) > 2
-    ]
+    along_wd = along == "wd"
+    runs = _valid(histories, column, varied=() if along_wd else (along,))
+    groups = runs.groupby("like" if along_wd else ["like", "wd"], sort=False)
+    found = [g[[along, column]].corr("spearman").iloc[0, 1] for _, g in groups if len(g) > 2]
     return (float(np.nanmean(found)) if found else float("nan")), len(found)
 
 
@@ -110,18 +106,13 @@ def regression(histories: list[History], y: str = "nc3") -> pd.DataFrame:
     """
     import statsmodels.api as sm  # takes a second to import, and no run needs it
 
-    points = [
-        (h.run.lr, np.log10(h.final["nc0"]), h.final[y])
-        for h in {h.run: h for h in histories}.values()
-        if h.valid
-    ]
-    table, rows = pd.DataFrame(points, columns=["lr", "x", "y"], dtype=float), {}
-    for label, part in [*((f"LR={lr:g}", g) for lr, g in table.groupby("lr")), ("all", table)]:
+    runs, rows = _valid(histories, "nc0", y), {}
+    for label, part in [*((f"LR={lr:g}", g) for lr, g in runs.groupby("lr")), ("all", runs)]:
         if len(part) < 3:
             continue
-        fit = sm.OLS(part["y"].to_numpy(), sm.add_constant(part["x"].to_numpy())).fit()
-        low, high = fit.conf_int()[1]
-        rows[label] = (len(part), fit.params[1], fit.bse[1], fit.tvalues[1], fit.pvalues[1], low, high)
-        rows[label] += (fit.rsquared, fit.rsquared_adj, fit.fvalue, fit.params[0])
+        fit = sm.OLS(part[y].to_numpy(), sm.add_constant(np.log10(part["nc0"].to_numpy()))).fit()
+        slope = [values[1] for values in (fit.params, fit.bse, fit.tvalues, fit.pvalues)]
+        whole = (fit.rsquared, fit.rsquared_adj, fit.fvalue, fit.params[0])
+        rows[label] = (len(part), *slope, *fit.conf_int()[1], *whole)
     columns = ["n", "beta", "se", "t", "p", "ci_low", "ci_high", "r2", "r2_adj", "f", "intercept"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

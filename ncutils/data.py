@@ -19,7 +19,7 @@ import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,15 @@ class Split:
 
     labels: np.ndarray
     images: Callable[[np.ndarray], np.ndarray]
-    paths: list[Path] | None = None
+    paths: list[Path] = field(default_factory=list)
 
 
 class Streamed(torch.utils.data.Dataset):
     """Images that stay on disk: item i is the i-th file, cropped to a square [3, size, size], uint8."""
 
-    mean, std, device = 0.0, 1.0, torch.device("cpu")
+    mean: float | torch.Tensor = 0.0
+    std: float | torch.Tensor = 1.0
+    device = torch.device("cpu")
 
     def __init__(self, paths: list[Path], size: int):
         self.paths, self.size = paths, size
@@ -59,6 +61,7 @@ class Streamed(torch.utils.data.Dataset):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def standardise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, 3, size, size] -> float32 on the device."""
         images = images.to(self.device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
         return (images - self.mean) / self.std
 
@@ -107,6 +110,7 @@ def batches(
 
 
 def data_folder() -> Path:
+    """Where data sets are: NCUTILS_DATA, or data/ in the project."""
     return Path(os.environ.get("NCUTILS_DATA") or project_folder("data"))
 
 
@@ -136,20 +140,17 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
     chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
     if image_size is not None and name not in SOURCES:
-        paths = [[split.paths[i] for i in indices] for split, indices in zip(both, chosen)]
-        x, x_test = _streamed(
-            *paths, balanced_order(y.cpu().numpy())[:1000], torch.device(device), image_size
-        )
+        paths, of_test = ([split.paths[i] for i in part] for split, part in zip(both, chosen))
+        sample = balanced_order(y.cpu().numpy())[:1000]
+        x, x_test = _streamed(paths, of_test, sample, torch.device(device), image_size)
         return Dataset(x, y, x_test, y_test, n_classes)
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     if scale == "published":
         mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
     else:
         numbers = x.float()
-        mean, std = (
-            numbers.mean((0, 2, 3), keepdim=True),
-            numbers.std((0, 2, 3), keepdim=True).clamp_min(1e-12),
-        )
+        mean, std = (f((0, 2, 3), keepdim=True) for f in (numbers.mean, numbers.std))
+        std = std.clamp_min(1e-12)
 
     def on_device(images):
         if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
@@ -166,9 +167,8 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
 def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
     """Training and test split of the named data set, downloaded if need be, images not yet read; `fit` as in `load`."""
     if name in SOURCES:
-        return tuple(
-            Split(s.labels, lambda i, images=s.images: _fitted(images(i), fit)) for s in SOURCES[name]()
-        )
+        train, test = SOURCES[name][0]()
+        return _fitted(train, fit), _fitted(test, fit)
     folder = data_folder() / name
     if not (folder / "train").is_dir() or not (folder / "test").is_dir():
         raise ValueError(
@@ -181,13 +181,14 @@ def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
     return _folder(folder / "train"), _folder(folder / "test")
 
 
-def training_shape(name: str) -> tuple[int, int, int, int]:
+def training_shape(name: str) -> tuple[int, ...]:
     """[N, C, H, W] of the named data set's training images; a folder's images are taken to be of the first one's size."""
-    return SHAPES.get(name) or _shape_of(data_folder(), name)
+    known = SOURCES[name][1] if name in SOURCES else None
+    return known or _shape_of(data_folder(), name)
 
 
 @functools.lru_cache(maxsize=8)
-def _shape_of(folder: Path, name: str) -> tuple[int, int, int, int]:
+def _shape_of(folder: Path, name: str) -> tuple[int, ...]:
     train, _ = splits(name)
     return len(train.labels), *train.images(np.arange(1)).shape[1:]
 
@@ -235,7 +236,7 @@ def _digits(n_classes: int = 10) -> tuple[Split, Split]:
     images, labels = images[chosen].reshape(-1, 1, 8, 8), labels[chosen]
     n_test = 360 * len(labels) // 1797
     train, test = train_test_split(np.arange(len(labels)), test_size=n_test, stratify=labels, random_state=0)
-    return tuple(Split(labels[part], images[part].__getitem__) for part in (train, test))
+    return Split(labels[train], images[train].__getitem__), Split(labels[test], images[test].__getitem__)
 
 
 def _separable() -> tuple[Split, Split]:
@@ -282,7 +283,7 @@ def _torchvision(name: str) -> tuple[Split, Split]:
                 files = getattr(datasets, name)(root=root, train=train, download=True)
             if len(files.data) != len(files.targets):
                 raise ValueError(f"{len(files.data)} images, {len(files.targets)} labels")
-        except Exception as error:
+        except Exception as error:  # half a download can be wrong in any way
             raise FileNotFoundError(
                 f"dataset = {name!r} is not in {root}, or not whole, and could not be downloaded ({' '.join(str(error).split())}); "
                 "set NCUTILS_DATA to the folder that holds it, or remove what is left of it and connect to the network once"
@@ -294,17 +295,22 @@ def _torchvision(name: str) -> tuple[Split, Split]:
     return split(True), split(False)
 
 
-def _fitted(images: np.ndarray, fit: str) -> np.ndarray:
-    """28 x 28 images [N, C, 28, 28] as 32 x 32: within a margin of zeros, or resized (torchvision's, on 8 bits); others as they are."""
-    if images.shape[2:] != (28, 28):
-        return images
-    if fit == "pad":
-        return np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    from PIL import Image
-    from torchvision.transforms import Resize
+def _fitted(split: Split, fit: str) -> Split:
+    """28 x 28 images as 32 x 32: in a margin of zeros, or resized (torchvision's, on 8 bits); others as they are."""
 
-    resize = Resize(32)  # of each as an image: of a whole tensor it rounds in another way
-    return np.stack([np.asarray(resize(Image.fromarray(image))) for image in images[:, 0]])[:, None]
+    def images(indices):
+        found = split.images(indices)
+        if found.shape[2:] != (28, 28):
+            return found
+        if fit == "pad":
+            return np.pad(found, ((0, 0), (0, 0), (2, 2), (2, 2)))
+        from PIL import Image
+        from torchvision.transforms import Resize
+
+        resize = Resize(32)  # of each as an image: of a whole tensor it rounds in another way
+        return np.stack([np.asarray(resize(Image.fromarray(image))) for image in found[:, 0]])[:, None]
+
+    return Split(split.labels, images)
 
 
 def _folder(folder: Path) -> Split:
@@ -339,29 +345,19 @@ def _open(path: Path):
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:
+    except Exception as error:  # a damaged image can be wrong in any way
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None
 
 
-SOURCES = {
-    "digits": _digits,
-    "MNIST": functools.partial(_torchvision, "MNIST"),
-    "FashionMNIST": functools.partial(_torchvision, "FashionMNIST"),
-    "CIFAR10": functools.partial(_torchvision, "CIFAR10"),
-    "digits3": functools.partial(_digits, 3),
-    "separable": _separable,
-    "unconstrained": _unconstrained,
-}
-
-# [N, C, H, W] of each source's training images as `load` gives them: known without a download
-SHAPES = {
-    "digits": (1437, 1, 8, 8),
-    "MNIST": (60_000, 1, 32, 32),
-    "FashionMNIST": (60_000, 1, 32, 32),
-    "CIFAR10": (50_000, 3, 32, 32),
-    "digits3": (430, 1, 8, 8),
-    "separable": (2000, 1, 8, 8),
-    "unconstrained": (10_000, 1, 1, 1),
+# a function that gives both splits; [N, C, H, W] of the training images as `load` gives them: known without a download, or None
+SOURCES: dict[str, tuple[Callable, tuple[int, ...] | None]] = {
+    "digits": (_digits, (1437, 1, 8, 8)),
+    "MNIST": (functools.partial(_torchvision, "MNIST"), (60_000, 1, 32, 32)),
+    "FashionMNIST": (functools.partial(_torchvision, "FashionMNIST"), (60_000, 1, 32, 32)),
+    "CIFAR10": (functools.partial(_torchvision, "CIFAR10"), (50_000, 3, 32, 32)),
+    "digits3": (functools.partial(_digits, 3), (430, 1, 8, 8)),
+    "separable": (_separable, (2000, 1, 8, 8)),
+    "unconstrained": (_unconstrained, (10_000, 1, 1, 1)),
 }
 
 # mean and standard deviation of each channel, of pixels from 0 to 1, as the authors' released code has them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import os
@@ -10,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -105,9 +107,8 @@ def free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
 
 def live_front_end() -> bool:
     """Whether a person sits before this kernel: told by the front end's readiness to answer input()."""
-    with contextlib.suppress(NameError, AttributeError):
-        return bool(get_ipython().kernel._allow_stdin)
-    return False
+    shell = getattr(builtins, "get_ipython", lambda: None)()
+    return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))
 
 
 def progress_bar(total: int, description: str, unit: str, show: bool = True):
@@ -116,11 +117,11 @@ def progress_bar(total: int, description: str, unit: str, show: bool = True):
     A kernel that papermill started from a terminal draws there, not into the notebook: an ipykernel stream's fileno is
     the process's own stderr.
     """
-    options = {"total": total, "desc": description, "unit": unit, "leave": False}
+    options: dict[str, Any] = {"total": total, "desc": description, "unit": unit, "leave": False}
     if show and live_front_end():
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm as in_a_notebook
 
-        return tqdm(**options)
+        return in_a_notebook(**options)
     from tqdm import tqdm
 
     terminal = None

@@ -91,9 +91,8 @@ def nc_metrics(
     centred = scaled_means - scaled_means.mean(0)  # M^T [K, p]
     svd = _between_class_svd(centred, scaled_means.norm(), torch.promote_types(features.dtype, torch.float32))
 
-    nc1, nc4 = _within_class_pass(
-        features, labels, means, unit, w, None if bias is None else bias / w_unit, svd
-    )
+    b = None if bias is None else bias / w_unit
+    nc1, nc4 = _within_class_pass(features, labels, means, unit, w, b, svd)
 
     etf = (torch.eye(n_classes, dtype=w.dtype, device=w.device) - 1 / n_classes) / math.sqrt(n_classes - 1)
     w_c = w - w.mean(0)
@@ -157,9 +156,8 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
         raise ValueError(f"labels must lie in [0, {n_classes}), found {len(counts) - 1}")
     if (counts == 0).any():
         empty = (counts == 0).nonzero().flatten().tolist()
-        raise ValueError(
-            f"labels: class {empty[0]} of {n_classes} has no sample; every class needs at least one"
-        )
+        what = f"labels: class {empty[0]} of {n_classes}"
+        raise ValueError(f"{what} has no sample; every class needs at least one")
     if features.dtype == torch.float32 and n_classes <= 64 and features.is_contiguous():
         means = _sums_by_sixteen(features, labels, counts) / counts[:, None]
         if torch.isfinite(means).all():
@@ -193,9 +191,8 @@ def _sums_by_sixteen(features, labels, counts):
     )  # bytes sort faster, and in order memory is read forwards
     for of_class, members in zip(sums, order.split(counts.tolist())):
         starts = torch.arange(0, len(members), 16, device=features.device)
-        torch.sum(
-            F.embedding_bag(members, features, starts, mode="sum"), 0, dtype=torch.float64, out=of_class
-        )
+        parts = F.embedding_bag(members, features, starts, mode="sum")
+        torch.sum(parts, 0, dtype=torch.float64, out=of_class)
     return sums
 
 
@@ -277,9 +274,7 @@ def _within_class_pass(features, labels, means, unit, w, bias, svd):
     if not rank:  # all class means equal
         return math.nan, math.nan
     dtype, (n, p) = torch.promote_types(features.dtype, torch.float32), features.shape
-    factor, projection, of_means, too_much, to_means, squared_norms = _tables(
-        means, unit, w, bias, svd, dtype
-    )
+    factor, projection, of_means, too_much, to_means, norms = _tables(means, unit, w, bias, svd, dtype)
     mu, columns = means.to(dtype), projection.shape[1]
 
     spread = torch.zeros((), dtype=torch.float64, device=means.device)
@@ -299,9 +294,7 @@ def _within_class_pass(features, labels, means, unit, w, bias, svd):
         found = products[: len(h)]
         spread += found[:, :rank].square().sum(1).sum(dtype=torch.float64)
         found += of_means.index_select(0, y)
-        nearest = (
-            (found[:, :rank] @ to_means).add_(squared_norms).min(1).indices
-        )  # a third faster than argmin
+        nearest = (found[:, :rank] @ to_means).add_(norms).min(1).indices  # a third faster than argmin
         agree += (found[:, rank : rank + len(w)].max(1).indices == nearest).sum()
     spread -= torch.bincount(labels.to(torch.int64), minlength=len(w)).double() @ too_much
     return spread.clamp_min(0) / n, agree.double() / n

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ class Classifier(nn.Module):
 
 
 class Residual(nn.Module):
+    """x + branch(x)."""
+
     def __init__(self, branch: nn.Module):
         super().__init__()
         self.branch = branch
@@ -40,6 +43,8 @@ class Residual(nn.Module):
 
 
 class GlobalMaxPool(nn.Module):
+    """The largest value of each channel, [N, C, H, W] -> [N, C]."""
+
     def forward(self, x):
         return x.amax(dim=(2, 3))
 
@@ -56,9 +61,8 @@ def resnet9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = Fal
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
     _, channels, image_size, _ = shape
     if image_size < 8:
-        raise ValueError(
-            f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {image_size} x {image_size}"
-        )
+        found = f"{image_size} x {image_size}"
+        raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {found}")
     w, block = width, functools.partial(conv_block, bias=bias)
     features = nn.Sequential(
         block(channels, w),
@@ -92,7 +96,7 @@ def released_vgg9(width: int, shape: tuple[int, ...], n_classes: int) -> Classif
     n, channels, *size = shape
     model = vgg9(width, (n, 3, *size), n_classes, bias=True)
     if channels != 3:
-        model.features[0][0] = nn.Conv2d(channels, width, 3, padding=1)
+        model.get_submodule("features.0").register_module("0", nn.Conv2d(channels, width, 3, padding=1))
     return model
 
 
@@ -149,6 +153,8 @@ class PatchTokens(nn.Module):
 
 
 class ClassToken(nn.Module):
+    """The first token, [N, T, p] -> [N, p]."""
+
     def forward(self, tokens):
         return tokens[:, 0]
 
@@ -178,10 +184,8 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     """Torchvision's ResNet50, p = 2048. `width` is that of its bottlenecks: 64 is the original, less is narrower."""
-    from torchvision.models.resnet import (  # takes a second to import: only for those who need it
-        Bottleneck,
-        ResNet,
-    )
+    # takes a second to import: only for those who need it
+    from torchvision.models.resnet import Bottleneck, ResNet
 
     features = ResNet(Bottleneck, [3, 4, 6, 3], width_per_group=width)
     if shape[1] != 3:
@@ -193,4 +197,4 @@ def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit": vit, "resnet50": resnet50}
 # github.com/jydzhao/neural_collapse_optimizer at 7cab4a5: the same layers in the same order, so that a seed gives their weights
 RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9}
-NETS = {"book": ARCHITECTURES, "released": RELEASED}
+NETS: dict[str, dict[str, Any]] = {"book": ARCHITECTURES, "released": RELEASED}

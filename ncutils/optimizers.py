@@ -22,6 +22,7 @@ class Signum(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        """One step from the gradients that the parameters hold."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:

@@ -49,7 +49,7 @@ class Run(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    arch: Literal[tuple(ARCHITECTURES)] = "resnet9"
+    arch: Literal[tuple(ARCHITECTURES)] = "resnet9"  # type: ignore[valid-type]
     width: int = Field(8, ge=1, le=100_000, description="64 is the paper's; p = 8 width features")
     dataset: str = "digits"
     n_train: int | None = Field(None, ge=2, description="class-balanced subset; None: all")
@@ -69,32 +69,24 @@ class Run(BaseModel):
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
-    net: Literal[tuple(NETS)] = Field(
-        "book", description="released: as the authors' code makes it, see models.RELEASED"
-    )
+    net: Literal["book", "released"] = Field("book", description="released: see models.RELEASED")
     fit: Literal["pad", "resize"] = Field("pad", description="how 28 x 28 images become 32 x 32")
-    scale: Literal["measured", "published"] = Field(
-        "measured", description="of the images' normalisation, see data.PUBLISHED"
-    )
+    scale: Literal["measured", "published"] = Field("measured", description="see data.PUBLISHED")
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Run:
         if self.arch not in NETS[self.net]:
-            raise _NotAllowed(
-                "net", self.net, f"there is none of arch {self.arch!r}, only of {', '.join(NETS[self.net])}"
-            )
+            known = ", ".join(NETS[self.net])
+            raise _NotAllowed("net", self.net, f"there is none of arch {self.arch!r}, only of {known}")
         if self.scale == "published" and self.dataset not in data.PUBLISHED:
             known = ", ".join(data.PUBLISHED)
-            raise _NotAllowed(
-                "scale", self.scale, f"none is known for dataset {shorten(self.dataset)}, only for {known}"
-            )
+            why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
+            raise _NotAllowed("scale", self.scale, why)
         return self
 
     def __init__(self, **fields):
         if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
-            raise ValueError(
-                f"{switches[0]} = {fields[switches[0]]} is not allowed: no field is true or false"
-            )
+            raise _NotAllowed(switches[0], fields[switches[0]], "no field is true or false")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -117,12 +109,8 @@ class Run(BaseModel):
     def released(cls, optimizer: str, wd: float, *, dataset: str, **fields) -> Run:
         """`Run.named` with all that the authors' released code decides beside it: their network, images resized, their
         normalisation. The decay is the one asked for, where their AdamW always has 0.01."""
-        return cls.named(
-            optimizer,
-            wd,
-            dataset=dataset,
-            **({"net": "released", "fit": "resize", "scale": "published"} | fields),
-        )
+        theirs = {"net": "released", "fit": "resize", "scale": "published"}
+        return cls.named(optimizer, wd, dataset=dataset, **theirs | fields)
 
     @property  # not cached: model_copy(update=...) would keep the old one
     def hash(self) -> str:
@@ -174,6 +162,7 @@ class History:
 
     @property
     def diverged(self) -> bool:
+        """Whether the loss stopped being finite."""
         return self.info.get("diverged_epoch") is not None
 
     @property
@@ -183,6 +172,7 @@ class History:
 
     @property
     def least_accuracy(self) -> float:
+        """Training accuracy under which the paper drops a run."""
         return 0.5 if self.run.arch == "vit" else 0.99
 
 
@@ -222,9 +212,8 @@ def exact_law(history: History) -> np.ndarray:
     if run.rule != "sgd" or (run.coupled_wd and run.decoupled_wd):
         raise ValueError(f"optimizer = {run.optimizer!r} is not allowed: only SGD and SGDW follow the law")
     rates = lr_per_step(run, history.info["n_train"])
-    return np.abs(
-        theory.nc0_law(rates, run.coupled_wd or run.decoupled_wd, run.momentum, coupled=not run.decoupled_wd)
-    )
+    wd, coupled = run.coupled_wd or run.decoupled_wd, not run.decoupled_wd
+    return np.abs(theory.nc0_law(rates, wd, run.momentum, coupled=coupled))
 
 
 def measured_epochs(run: Run) -> list[int]:
@@ -248,9 +237,8 @@ def _one_sentence(error: ValidationError, fields) -> str:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return unknown(name, fields, "allowed are")
-    message = (
-        first["msg"].removeprefix("Input ").removeprefix("Value error, ").replace("should be", "it must be")
-    )
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    message = message.replace("should be", "it must be")
     return f"{name} = {shorten(first['input'])} is not allowed: {message}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +47,12 @@ class Step:
     def __init__(self, model, optimizer, run: Run):
         self.model, self.optimizer, self.run = model, optimizer, run
         self.graphed = model.classifier.weight.is_cuda and run.rule in ("sgd", "adam", "signum")
-        self.size = self.rate = self.replay = None
+        self.size: int | None = None
+        self.rate: float | None = None
+        self.replay: Callable | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Images [n, C, H, W] and labels [n] -> the loss before the step."""
         self.size = self.size or len(y)
         if not self.graphed or len(y) != self.size:
             return self._take(x, y)

@@ -1,4 +1,4 @@
-"""Runs on disk: found by content, written whole or not at all.
+"""Runs on disk: found by content, written whole or not at all; and the grids that name many of them.
 
 A Parquet file holds the History of one Run or of many: the column `run` is the Run's hash; the file's metadata has for
 each hash a record (`run`, `info`, and `last`, the last row), and a checksum of records and data. The store's folder
@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import json
+import math
 import os
 import warnings
 import zlib
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from filelock import FileLock, Timeout
 
 from ncutils.files import in_clone, project_folder, set_aside, write_whole
@@ -33,6 +36,7 @@ if (
     import pandas as pd
 
 _KEY, _CHECKSUM = b"ncutils", b"crc32"
+MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 
 
 class Store:
@@ -44,17 +48,18 @@ class Store:
 
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
-        path = self._path(run.hash)
+        name = run.hash
+        path = self._path(name)
         if path.exists():
-            if history := self._own(path).get(run.hash):
+            if history := self._own(path).get(name):
                 try:
-                    history.frame
+                    _ = history.frame  # read now: what is wrong with it shows here
                     return history
                 except ValueError as error:
                     self._set_aside(path, error)
             elif path.exists():
                 self._set_aside(path, "it does not hold the run that it is named after")
-        return next((found[run.hash] for found in self._shipped() if run.hash in found), None)
+        return next((found[name] for found in self._shipped() if name in found), None)
 
     def __contains__(self, run: Run) -> bool:
         return self.get(run) is not None
@@ -66,7 +71,7 @@ class Store:
 
     def histories(self) -> list[History]:
         """Every stored History, the folder's before the shipped, each Run once. Frames are read when they are asked for."""
-        found = {}
+        found: dict[str, History] = {}
         for runs in [*self._shipped(), *(self._own(path) for path in sorted(self.folder.glob("*.parquet")))]:
             found |= runs
         return list(found.values())
@@ -123,10 +128,8 @@ class Store:
             warnings.warn(f"{path} is left out: {reason}", stacklevel=4)
 
     def _shipped(self) -> list[dict[str, History]]:
-        return [
-            _read_once(path, path.stat().st_mtime_ns)
-            for path in sorted(self.shipped.glob("*.parquet") if self.shipped else ())
-        ]
+        files = sorted(self.shipped.glob("*.parquet")) if self.shipped else []
+        return [_read_once(path, path.stat().st_mtime_ns) for path in files]
 
 
 class _Stored(History):
@@ -135,6 +138,8 @@ class _Stored(History):
     Raises ValueError, naming the file, where the frame is not the one that the record describes.
     """
 
+    _at: tuple[Path, int]
+
     def __init__(self, run: Run, info: dict, final: dict, at: tuple[Path, int]):
         self.__dict__.update(run=run, info=info, final=final, _at=at)
 
@@ -142,9 +147,8 @@ class _Stored(History):
     def frame(self) -> pd.DataFrame:
         frame = _frames(*self._at).get(self.run.hash)
         if frame is not None and set(self.final) <= set(frame):  # a file has the columns of all its runs
-            frame = frame[
-                [*self.final, *(["gram"] if "gram" in frame and frame["gram"].notna().all() else [])]
-            ]
+            gram = ["gram"] if "gram" in frame and frame["gram"].notna().all() else []
+            frame = frame[[*self.final, *gram]]
         if frame is None or repr(History(self.run, frame).final) != repr(self.final):
             raise ValueError(f"it does not end with the row that its record names: {self._at[0]}")
         return frame
@@ -155,9 +159,8 @@ def write(histories: list[History], path: Path) -> None:
     import pandas as pd
 
     frame = pd.concat([h.frame.assign(run=h.run.hash) for h in histories], ignore_index=True)
-    records = {
-        h.run.hash: {"run": h.run.model_dump(mode="json"), "info": h.info, "last": h.final} for h in histories
-    }
+    dumps = [(h, h.run.model_dump(mode="json")) for h in histories]
+    records = {h.run.hash: {"run": run, "info": h.info, "last": h.final} for h, run in dumps}
     record = json.dumps(records).encode()
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
     content = io.BytesIO()
@@ -169,6 +172,27 @@ def write(histories: list[History], path: Path) -> None:
 
 def _checksum(data: bytes, record: bytes) -> bytes:
     return b"%d" % zlib.crc32(record, zlib.crc32(data))
+
+
+def where(histories: list[History], conditions: list[str]) -> list[History]:
+    """Those with these values of fields: conditions of the form FIELD=VALUE, `optimizer` and `wd` among the fields."""
+    fields = [*Run.model_fields, "optimizer", "wd"]
+    for text in conditions:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--where {text!r} is not of the form FIELD=VALUE")
+        if name not in fields:
+            raise ValueError(f"unknown field {name!r} in --where: use one of {', '.join(fields)}")
+        histories = [h for h in histories if _is(getattr(h.run, name), value)]
+    return histories
+
+
+def _is(found, value: str) -> bool:
+    if not isinstance(found, float):
+        return str(found) == value
+    with contextlib.suppress(ValueError):
+        return found == float(value)
+    return False
 
 
 def table(histories: list[History]) -> pd.DataFrame:
@@ -187,6 +211,49 @@ def table(histories: list[History]) -> pd.DataFrame:
         for h in histories
     ]
     return pd.DataFrame(rows)
+
+
+def read_grid(path: str | Path) -> list[tuple[str, Run]]:
+    """The entries of a grid file, in order: the optimizer's name as given, and the Run. At wd 0 two names share a Run.
+
+    A YAML mapping with `common`, fields of every run, and `entries`, a list of mappings. An entry holds fields of
+    `Run`, with `optimizer` and `wd` (the paper's names, see `Run.named`) in place of rule and decays; a list stands
+    for each of its values, and all lists of an entry are multiplied, the last one running fastest.
+    Raises ValueError in one sentence for anything else, FileNotFoundError for a missing file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
+    try:
+        grid = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
+        raise ValueError(
+            f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else"
+        )
+    common, blocks = grid.get("common") or {}, grid["entries"]
+    if (
+        not isinstance(common, dict)
+        or not isinstance(blocks, list)
+        or not all(isinstance(b, dict) for b in blocks)
+    ):
+        raise ValueError(f"{path}: 'common' must be a mapping of fields, 'entries' a list of such mappings")
+    entries = []
+    for block in blocks:
+        fields = common | block
+        values = [value if isinstance(value, list) else [value] for value in fields.values()]
+        if missing := {"optimizer", "wd"} - set(fields):
+            raise ValueError(f"{path}: {min(missing)!r} is missing in an entry")
+        if not 0 < (n := math.prod(map(len, values))) <= MOST_RUNS:
+            raise ValueError(f"{path}: an entry stands for {n} runs, 1 to {MOST_RUNS:,} are allowed")
+        for combination in itertools.product(*values):
+            try:
+                run = Run.named(**dict(zip(fields, combination)))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path}: {error}") from None
+            entries.append((combination[list(fields).index("optimizer")], run))
+    return entries
 
 
 @functools.cache
@@ -214,9 +281,9 @@ def read(path: Path) -> dict[str, History]:
             raise ValueError("its checksum is wrong")
         records = json.loads(metadata[_KEY])
         parts = [(name, r["run"], dict(r["info"]), dict(r["last"])) for name, r in records.items()]
-    except Exception as error:
+    except Exception as error:  # a file from a stranger can be wrong in any way
         raise _not_ours(error) from None
-    found = {}
+    found: dict[str, History] = {}
     for name, fields, info, last in parts:
         try:
             run = Run(**fields)
@@ -224,9 +291,8 @@ def read(path: Path) -> dict[str, History]:
                 raise ValueError("its hash is another one now")
             found[name] = _Stored(run, info, last, (path, modified))
         except (ValueError, TypeError) as error:
-            warnings.warn(
-                f"{path}: run {name} is not known to this version and left out: {error}", stacklevel=4
-            )
+            what = f"{path}: run {name} is not known to this version and left out"
+            warnings.warn(f"{what}: {error}", stacklevel=4)
     return found
 
 
@@ -235,11 +301,9 @@ def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
     """The frames in a file by hash of their run. Raises ValueError where they cannot be read."""
     try:
         frame = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pandas()
-        return {
-            name: rows.drop(columns="run").reset_index(drop=True)
-            for name, rows in frame.groupby("run", sort=False)
-        }
-    except Exception as error:
+        parts = frame.groupby("run", sort=False)
+        return {name: rows.drop(columns="run").reset_index(drop=True) for name, rows in parts}
+    except Exception as error:  # as above
         raise ValueError(f"{_not_ours(error)}: {path}") from None
 
 

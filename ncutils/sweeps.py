@@ -4,70 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
+import logging
 import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ncutils import data
-from ncutils.machine import pick_device, progress_bar, usable_cores
+from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
 from ncutils.runs import History, Run
 from ncutils.step import Step, epoch, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
 
-MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 CLAIMS = 200  # held at once for a Ray cluster: each is an open file
-
-
-def read_grid(path: str | Path) -> list[tuple[str, Run]]:
-    """The entries of a grid file, in order: the optimizer's name as given, and the Run. At wd 0 two names share a Run.
-
-    A YAML mapping with `common`, fields of every run, and `entries`, a list of mappings. An entry holds fields of
-    `Run`, with `optimizer` and `wd` (the paper's names, see `Run.named`) in place of rule and decays; a list stands
-    for each of its values, and all lists of an entry are multiplied, the last one running fastest.
-    Raises ValueError in one sentence for anything else, FileNotFoundError for a missing file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
-    try:
-        grid = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
-        raise ValueError(
-            f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else"
-        )
-    common, blocks = grid.get("common") or {}, grid["entries"]
-    if (
-        not isinstance(common, dict)
-        or not isinstance(blocks, list)
-        or not all(isinstance(b, dict) for b in blocks)
-    ):
-        raise ValueError(f"{path}: 'common' must be a mapping of fields, 'entries' a list of such mappings")
-    entries = []
-    for block in blocks:
-        fields = common | block
-        values = [value if isinstance(value, list) else [value] for value in fields.values()]
-        if missing := {"optimizer", "wd"} - set(fields):
-            raise ValueError(f"{path}: {min(missing)!r} is missing in an entry")
-        if not 0 < (n := math.prod(map(len, values))) <= MOST_RUNS:
-            raise ValueError(f"{path}: an entry stands for {n} runs, 1 to {MOST_RUNS:,} are allowed")
-        for combination in itertools.product(*values):
-            try:
-                run = Run.named(**dict(zip(fields, combination)))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{path}: {error}") from None
-            entries.append((combination[list(fields).index("optimizer")], run))
-    return entries
 
 
 def train_all(
@@ -89,7 +45,7 @@ def train_all(
     the first error is raised. Raises OSError at once where the store's folder is not writable, or a worker is killed.
     """
     store = store or Store()
-    found = {run.hash: store.get(run) for run in runs}
+    found: dict[str, Any] = {run.hash: store.get(run) for run in runs}
     missing = list({run.hash: run for run in runs if found[run.hash] is None}.values())
     if missing:
         if not ray:
@@ -109,23 +65,19 @@ def train_all(
         bar.unit_scale = True
         with bar:
             for run, result in _whoever_trains(missing, one_pass):
-                if isinstance(result, OSError) and not isinstance(
-                    result, FileNotFoundError | ChildProcessError
-                ):
+                of_a_run = FileNotFoundError | ChildProcessError
+                if isinstance(result, OSError) and not isinstance(result, of_a_run):
                     raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
                 if isinstance(result, Exception):
                     errors.append(result)
                 else:
                     found[run.hash] = result
-                bar.set_postfix_str(
-                    f"{sum(found[r.hash] is not None for r in missing)} of {len(missing)} runs", False
-                )
+                done = sum(found[r.hash] is not None for r in missing)
+                bar.set_postfix_str(f"{done} of {len(missing)} runs", False)
                 bar.update(_work(run))
         if errors:
             if len(errors) > 1:
-                errors[0].add_note(
-                    f"{len(errors)} runs failed; this is the first. The other runs are stored."
-                )
+                errors[0].add_note(f"{len(errors)} runs failed; this is the first. The others are stored.")
             raise errors[0]
     return [found[run.hash] for run in runs]
 
@@ -143,6 +95,7 @@ def _whoever_trains(runs, one_pass) -> Iterator[tuple[Run, History | Exception]]
 
 
 def default_workers(device: str | None) -> int:
+    """One a core, or one on a GPU."""
     return 1 if pick_device(device).type != "cpu" else usable_cores()
 
 
@@ -169,7 +122,7 @@ def _trained(
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     folder = str(
         data.data_folder()
-    )  # the workers outlive a sweep, and keep the environment that they started with
+    )  # workers outlive a sweep, and keep the environment that they started with
     try:
         yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
     except TerminatedWorkerError:
@@ -187,13 +140,13 @@ def _on_ray(
         raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
 
     package = str(Path(__file__).parent)
-    ray.init(
-        address=address, runtime_env={"py_modules": [package]}, log_to_driver=False, logging_level="error"
-    )
-    queue, on_nodes = list(reversed(runs)), {}
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address=address, runtime_env={"py_modules": [package]}, **quiet)
+    queue = list(reversed(runs))
+    on_nodes: dict = {}
     try:
-        resources = {"num_cpus": 1, "num_gpus": gpus_per_run if device == "cuda" else 0}
-        task = ray.remote(**resources)(_train_on_node)  # started again elsewhere where its node is lost
+        gpus = gpus_per_run if device == "cuda" else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus)(_train_on_node)  # started again where its node is lost
         while queue or on_nodes:
             while queue and len(on_nodes) < CLAIMS:
                 run, claim = queue.pop(), contextlib.ExitStack()
@@ -212,9 +165,8 @@ def _on_ray(
                         if isinstance(result, History):
                             store.put(result)
                     except ray.exceptions.RayError as error:
-                        result = ChildProcessError(
-                            f"run {run.hash} was lost again and again: {type(error).__name__}"
-                        )
+                        kind = type(error).__name__
+                        result = ChildProcessError(f"run {run.hash} was lost again and again: {kind}")
                     except OSError as error:
                         result = error
                     yield run, result
@@ -230,10 +182,8 @@ def _train_on_node(run: Run, device: str | None, checkpoint: Path) -> History | 
 
     torch.set_num_threads(1)
     try:
-        history = train(
-            run, device, progress=False, checkpoint=checkpoint if checkpoint.parent.is_dir() else None
-        )
-    except Exception as error:
+        history = train(run, device, None, False, checkpoint if checkpoint.parent.is_dir() else None)
+    except Exception as error:  # whatever it is, it must not end the other runs
         return error
     history.info["node"] = ray.get_runtime_context().get_node_id()
     return history
@@ -254,8 +204,35 @@ def _attempt(run, store, wait, device, progress) -> History | Exception | None:
                 history = train(run, device, None, progress, store.checkpoint(run))
                 store.put(history)
             return history
-    except Exception as error:
+    except Exception as error:  # whatever it is, it must not end the other runs
         return error
+
+
+def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None, workers: int | None) -> str:
+    """A grid's counts by setting, and what its missing runs would take: their number times what a step costs here and now."""
+    import pandas as pd
+
+    rows = [(run.arch, run.dataset, name, 1, run.hash) for name, run in entries]
+    counts = pd.DataFrame(rows, columns=["arch", "dataset", "optimizer", "runs", "hash"])
+    counts["distinct"] = ~counts["hash"].duplicated()
+    counts["stored"] = counts["distinct"] & ~counts["hash"].isin([run.hash for run in missing])
+    by_setting = counts.drop(columns="hash").groupby(["arch", "dataset", "optimizer"], sort=False).sum()
+    if not missing:
+        return by_setting.to_string()
+    seconds, workers = sum(seconds_a_run(missing, device).values()), workers or default_workers(device)
+    where = pick_device(device)
+    return (
+        f"{by_setting.to_string()}\n{len(missing)} to train: {_duration(seconds)} of one worker, "
+        f"{_duration(seconds / workers)} with {workers}, by the time of three steps of each kind of network on this "
+        f"{'GPU' if where.type == 'cuda' else 'CPU'} ({device_name(where)})"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float]:

@@ -109,7 +109,8 @@ class State:
         self.model = make_model(run, dataset, device)
         self.optimizer = run_optimizer(self.model, run)
         self.order = torch.Generator().manual_seed(run.seed)
-        self.epoch, self.rows, self.spent, self.measuring = 0, [], 0.0, 0.0
+        self.epoch, self.spent, self.measuring = 0, 0.0, 0.0
+        self.rows: list[dict] = []
 
     def log(self, lr: float) -> bool:
         """Adds a row for the epoch just ended, unless the loss is no longer finite."""
@@ -131,7 +132,7 @@ class State:
         content = io.BytesIO()
         torch.save(state, content)
         try:
-            write_whole(checkpoint, content.getbuffer())
+            write_whole(checkpoint, content.getvalue())
         except OSError as error:  # the run may still end well
             warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
 
@@ -151,7 +152,7 @@ class State:
             self.optimizer.load_state_dict(kept["optimizer"])
             self.order.set_state(kept["order"].cpu())
             self.epoch, rows, grams, self.spent, self.measuring = kept["progress"]
-        except Exception as error:
+        except Exception as error:  # a file from elsewhere can be wrong in any way
             set_aside(checkpoint, f"it is not a whole checkpoint of this run ({type(error).__name__})")
             return None
         self.rows = [row | {"gram": gram.cpu().numpy()} for row, gram in zip(rows, grams)] if grams else rows

@@ -53,7 +53,7 @@ def pytest_sessionfinish(exitstatus):
 
 @pytest.fixture
 def count():
-    """For what a test does more than once: count("crashes survived", 20)."""
+    """Adds to a count of the book: what a test does more than once, say 20 crashes survived."""
     return lambda what, n=1: COUNTS.update({what: n})
 
 

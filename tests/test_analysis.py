@@ -17,7 +17,8 @@ COLUMNS = ("nc0", "nc1", "nc2", "nc3", "nc4", "test_acc")
 def history(optimizer, wd, nc0, nc3=0.5, train_acc=1.0, diverged=None, **fields):
     """A run that was never trained: two rows, the last one as given."""
     run = Run.named(optimizer, wd, **fields)
-    rows = [dict.fromkeys(COLUMNS, 1.0) | {"epoch": e, "train_acc": train_acc} for e in (0, run.epochs)]
+    row = dict.fromkeys(COLUMNS, 1.0) | {"lr": run.lr, "train_acc": train_acc}
+    rows = [row | {"epoch": e} for e in (0, run.epochs)]
     rows[1] |= {"nc0": nc0, "nc3": nc3}
     return History(run, pd.DataFrame(rows), {"n_train": 100, "n_classes": 10, "diverged_epoch": diverged})
 
@@ -104,6 +105,20 @@ def test_stored_grid_counts_a_run_without_decay_twice(tmp_path):
         "AdamW": [0, 0.5],
     }
     assert [(run.optimizer, run.wd) for run in missing] == [("Adam", 0.5), ("SGD", 0), ("SGD", 0.5)]
+
+
+def test_the_table_has_a_row_a_run_and_label():
+    plain, decayed = history("Adam", 0, 2.0, lr=0.005), history("AdamW", 0.5, 3.0, diverged=7)
+    table = analysis.table({"Adam": [plain], "AdamW": [plain, decayed], "SGD": []})
+    assert table["label"].tolist() == ["Adam", "AdamW", "AdamW"]
+    assert table["optimizer"].tolist() == ["Adam", "Adam", "AdamW"] and table["run"].nunique() == 2
+    assert table["wd"].tolist() == [0, 0, 0.5] and table["nc0"].tolist() == [2, 2, 3]
+    assert table["lr"].tolist() == [0.005, 0.005, 0.01] and table["valid"].tolist() == [True, True, False]
+
+
+def test_nothing_is_found_where_nothing_is_stored():
+    assert analysis.pairs([], [], "nc0") == (0, 0) and analysis.best({}) == {}
+    assert analysis.rank_correlation([], "nc0")[1] == 0 and analysis.regression([]).empty
 
 
 def test_decay_budget():

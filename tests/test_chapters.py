@@ -196,6 +196,13 @@ def test_chapters_are_kept_without_outputs(chapter):
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
 
+def test_code_cells_are_short():
+    """What a page shows is read: no cell of code over 25 lines, half of them of 8 or fewer."""
+    cells = [c for path in CHAPTERS for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    lines = sorted(len(c.source.splitlines()) for c in cells)
+    assert lines[-1] <= 25 and lines[len(lines) // 2] <= 8, lines[-5:]
+
+
 def test_toc_names_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}

@@ -21,8 +21,8 @@ import torch
 from ncutils import store as stores
 from ncutils import sweeps, training
 from ncutils.__main__ import main
-from ncutils.store import Store
-from ncutils.sweeps import read_grid, train_all
+from ncutils.store import Store, read_grid
+from ncutils.sweeps import train_all
 from ncutils.training import Run, train
 from tests.conftest import SOAK
 
@@ -42,7 +42,7 @@ from ncutils.store import Store
 warnings.simplefilter("error")  # nothing may have to be set aside
 training.CHECKPOINT_SECONDS = 0
 tqdm.set_lock(threading.RLock())  # its own is one for all forked children: a child killed with it would stop the others
-runs, train = [run for _, run in sweeps.read_grid("grid.yaml")], sweeps.train
+runs, train = [run for _, run in read_grid("grid.yaml")], sweeps.train
 train(runs[0].model_copy(update={"epochs": 1}), "cpu")  # imports what is imported late
 
 def noted(run, *options):

@@ -32,7 +32,7 @@ def test_three_digits_are_the_first_three_classes():
 def test_shapes_known_beforehand_are_those_of_the_images(name):
     assert (
         data._shape_of(data.data_folder(), name)
-        == data.SHAPES[name]
+        == data.SOURCES[name][1]
         == tuple(data.load(name).train_images.shape)
     )
 
@@ -59,7 +59,7 @@ def test_idx_files_are_read_as_they_are(real_data, name):
     dataset = data.load(name, n_train=1000, n_test=500)
     assert dataset.train_images.shape == (1000, 1, 32, 32) and dataset.n_classes == 10
     assert torch.bincount(dataset.train_labels).tolist() == [100] * 10
-    assert data._shape_of(data.data_folder(), name) == data.SHAPES[name] == (60_000, 1, 32, 32)
+    assert data._shape_of(data.data_folder(), name) == data.SOURCES[name][1] == (60_000, 1, 32, 32)
     assert len(data.splits(name)[1].labels) == 10_000
     # the first image of the file, read by hand: 16 bytes of header, then 28 x 28 pixels
     raw = next((Path(real_data) / name / "raw").glob("train-images-idx3-ubyte"))

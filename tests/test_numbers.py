@@ -15,7 +15,7 @@ import yaml
 
 from ncutils.book import published
 from ncutils.optimizers import OPTIMIZERS
-from ncutils.sweeps import read_grid
+from ncutils.store import read_grid
 from tests.test_chapters import outputs, papermill, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +169,7 @@ def tables_of(output) -> list[pd.DataFrame]:
     return found
 
 
-@pytest.mark.parametrize("page", ["README.md", "intro.md", "sweeps.md"])
+@pytest.mark.parametrize("page", ["README.md", "chapters/intro.md", "chapters/sweeps.md"])
 def test_the_prose_counts_what_is_there(page, count):
     """Every number of three digits or more outside code, links and the scoreboard is a parameter, a count of a grid, or
     in the paper's tables."""

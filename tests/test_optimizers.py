@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from ncutils.models import mlp
-from ncutils.optimizers import NAMES, make_optimizer
+from ncutils.optimizers import NAMES, RULES, make_optimizer
+from ncutils.runs import Run
+from ncutils.store import Store, table
+from ncutils.training import train
 
 X, Y = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 10
 LR = [0.02, 0.02, 0.02, 0.02, 0.002, 0.002, 0.002, 0.0002]
@@ -131,3 +134,20 @@ def test_names_are_the_six_of_the_paper():
 def test_bad_input(options, model):
     with pytest.raises(ValueError, match="is not allowed: use"):
         make_optimizer(model.parameters(), lr=0.1, **options)
+
+
+def test_a_rule_without_names_trains_and_is_called_by_its_own(monkeypatch):
+    """One line in RULES and nothing else; both decays, the store, the table of runs."""
+    monkeypatch.setitem(
+        RULES,
+        "mine",
+        lambda params, lr, momentum, wd, beta2, eps: torch.optim.RMSprop(params, lr, weight_decay=wd),
+    )
+    quick = {"rule": "mine", "epochs": 1, "width": 2, "lr": 0.001, "measure": "ends"}
+    decays = [{}, {"coupled_wd": 0.1}, {"decoupled_wd": 0.1}, {"coupled_wd": 0.1, "decoupled_wd": 0.1}]
+    histories = [train(Run(**quick, **decay)) for decay in decays]
+    assert [h.run.optimizer for h in histories] == ["mine", "mine", "mineW", "mine+W"]
+    assert len({h.final["nc0"] for h in histories}) == 4
+    for history in histories:
+        Store().put(history)
+    assert sorted(table(Store().histories())["optimizer"]) == ["mine", "mine", "mine+W", "mineW"]

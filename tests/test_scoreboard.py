@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from ncutils.__main__ import main
-from ncutils.book import manifest, published, scoreboard
-from ncutils.book.scoreboard import Seen
+from ncutils.book import claims, manifest, published, scoreboard
+from ncutils.book.claims import Seen
 from ncutils.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "chapters/intro.md")
 
 
 @pytest.fixture
@@ -24,31 +25,27 @@ def shipped(monkeypatch):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    for name in ("README.md", "intro.md"):
-        shutil.copy(ROOT / name, folder)
+    (folder / "chapters").mkdir()
+    for name in PAGES:
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
 def test_the_pages_hold_what_the_results_give(shipped, pages, monkeypatch):
     monkeypatch.setattr("ncutils.__main__.project_folder", lambda name: pages / name)
     assert main(["scoreboard"]) == 0
-    for name in ("README.md", "intro.md"):
+    for name in PAGES:
         assert (pages / name).read_bytes() == (ROOT / name).read_bytes(), (
             f"run `python -m ncutils scoreboard`: {name}"
         )
 
 
 def test_every_figure_and_table_has_a_line_and_a_page():
-    lines = scoreboard.lines()
-    assert [line.item for line in lines] == [
-        *(f"Figure {i}" for i in range(1, 46) if i not in (44, 45)),
-        "Figure 44",
-        "Figure 45",
-        *(f"Table {i}" for i in range(1, 6)),
-    ]
+    figures, tables = ([f"{kind} {i}" for i in range(1, n + 1)] for kind, n in (("Figure", 45), ("Table", 5)))
+    assert claims.CLAIMS["item"].tolist() == figures + tables
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = {c["file"] for part in toc["parts"] for c in part["chapters"]}
-    assert {f"chapters/{line.page}" for line in lines} <= pages
+    assert {f"chapters/{page}" for page in claims.CLAIMS["page"]} <= pages
 
 
 @pytest.mark.parametrize(
@@ -61,7 +58,25 @@ def test_verdicts(shares, verdict):
 
 
 def test_a_store_without_runs_has_only_lines_that_were_not_run():
-    assert set(scoreboard.board()["verdict"]) == {"not run"}
+    board = scoreboard.board()
+    assert len(board) == len(claims.CLAIMS) and set(board["verdict"]) == {"not run"}
+    assert set(board["sees"]) == {"no run of this setting is stored"} and set(board["scale"]) == {""}
+
+
+def test_a_judge_that_fails_is_no_claim_that_was_not_run(monkeypatch):
+    def looks(judge):
+        monkeypatch.setattr(scoreboard, "CLAIMS", claims.CLAIMS.head(1).assign(look=[judge]))
+        return scoreboard.board()
+
+    def not_run(stored):
+        raise claims.NotRun("this one needs a telescope")
+
+    found = looks(not_run).iloc[0]
+    assert (found["verdict"], found["sees"]) == ("not run", "this one needs a telescope")
+    with pytest.raises(KeyError, match="no such column"):
+        looks(lambda stored: stored["no such column"])
+    with pytest.raises(IndexError):
+        looks(lambda stored: stored.iloc[0])
 
 
 def test_the_papers_order_in_the_shipped_runs(shipped):
@@ -74,9 +89,9 @@ def test_the_papers_order_in_the_shipped_runs(shipped):
     expected |= dict.fromkeys(("Figure 3", "Figure 8", "Table 2"), "partly")
     for item, verdict in expected.items():
         assert board.loc[item, "verdict"] == verdict, board.loc[item, "sees"]
-    look = {line.item: line.look for line in scoreboard.lines()}
+    look, stored = claims.CLAIMS.set_index("item")["look"], claims.stored_runs()
     # what else these lines say holds
-    assert min(look["Figure 3"]().shares[:3]) >= 0.9 and min(look["Figure 8"]().shares[:2]) == 1
+    assert min(look["Figure 3"](stored).shares[:3]) >= 0.9 and min(look["Figure 8"](stored).shares[:2]) == 1
 
 
 def test_the_manifest_counts_what_the_files_hold():
@@ -93,9 +108,11 @@ def test_the_manifest_counts_what_the_files_hold():
 
 
 def test_a_page_without_marks_is_refused(tmp_path):
-    (tmp_path / "page.md").write_text("# Nothing\n")
+    (tmp_path / "chapters").mkdir()
+    for name in PAGES:
+        (tmp_path / name).write_text("# Nothing\n")
     with pytest.raises(ValueError, match="has no place for the scoreboard"):
-        scoreboard.write(tmp_path / "page.md")
+        scoreboard.write(tmp_path)
 
 
 def test_published_tables_are_whole():

@@ -1,4 +1,6 @@
 import io
+import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -10,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import ncutils
 from ncutils import store as stores
 from ncutils import sweeps
 from ncutils.__main__ import main
@@ -19,6 +22,8 @@ from ncutils.training import History, Run, train
 from tests.conftest import SOAK
 
 QUICK = {"epochs": 2, "width": 2, "measure": "ends"}
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def same(a, b):
@@ -66,7 +71,7 @@ def test_a_file_holds_runs_with_different_columns(tmp_path):
 def test_nc4_of_shipped_runs_is_undefined_where_nc1_is():
     """Where all class means are equal, no mean is nearest."""
     seen = 0
-    for path in (Path(__file__).parents[1] / "results").glob("*.parquet"):
+    for path in (ROOT / "results").glob("*.parquet"):
         frame = pq.read_table(path, columns=["nc1", "nc4"]).to_pandas()
         assert (
             frame["nc4"][frame["nc1"].isna()].isna().all()
@@ -253,7 +258,7 @@ def test_a_frame_that_is_not_what_the_list_said_is_an_error_that_names_the_file(
     (path,) = store.folder.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=f"{sentence}: .*{path.name}$"):
-        (listed if "whole" in sentence else store.histories()[0]).frame
+        _ = (listed if "whole" in sentence else store.histories()[0]).frame
     with pytest.warns(UserWarning, match="is set aside"):
         assert run not in store
 
@@ -311,3 +316,44 @@ def test_shipped_runs_are_listed_by_the_module():
 def test_table_keeps_the_initial_and_the_final_rate():
     row = table([train(Run(lr=0.1, epochs=3, width=2))]).iloc[0]
     assert row["lr"] == 0.1 and row["final_lr"] == pytest.approx(0.001)
+
+
+def test_installed_elsewhere_no_stranger_is_read(tmp_path):
+    """Without a clone around the module, results/ in the current folder is somebody else's."""
+    shutil.copytree(ROOT / "ncutils", tmp_path / "site" / "ncutils")
+    shutil.copytree(ROOT / "results", tmp_path / "here" / "results")
+    code = "import ncutils; s = ncutils.Store(); print(ncutils.__file__, s.folder, s.shipped, len(s.histories()))"
+    environment = {k: v for k, v in os.environ.items() if k != "NCUTILS_RUNS"} | {
+        "PYTHONPATH": str(tmp_path / "site")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "here",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    module, folder, shipped, n = done.stdout.split()
+    assert (
+        module.startswith(str(tmp_path))
+        and folder == str(tmp_path / "here" / "runs")
+        and (shipped, n) == ("None", "0")
+    )
+
+
+def test_reading_runs_needs_neither_workers_nor_a_cluster():
+    """The library's analysis imports what it uses; the package itself next to nothing."""
+    code = (
+        "import sys, ncutils; light = len(sys.modules); import ncutils.analysis; print(light, *sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    light, *modules = done.stdout.split()
+    assert not {"joblib", "ray", "matplotlib", "IPython", "ncutils.sweeps", "ncutils.book"} & set(modules)
+    assert int(light) < 150 and "ncutils.store" in modules
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = ncutils.trian
+    assert ncutils.train is train and ncutils.Store is Store

@@ -15,8 +15,8 @@ import pytest
 from ncutils import sweeps
 from ncutils.__main__ import main
 from ncutils.book.published import GRID_LR, GRID_MOMENTUM, GRID_WD
-from ncutils.store import Store
-from ncutils.sweeps import read_grid, seconds_a_run, train_all
+from ncutils.store import Store, read_grid
+from ncutils.sweeps import seconds_a_run, train_all
 from ncutils.training import Run
 from tests.test_data import make_folder
 

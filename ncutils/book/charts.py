@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import altair as alt
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
+from ncutils import analysis
 from ncutils.analysis import Groups
-from ncutils.book.figures import COLOURS, LABELS, polygon
+from ncutils.book.figures import polygon
+from ncutils.book.style import COLOURS, LABELS
+from ncutils.optimizers import OPTIMIZERS
 from ncutils.runs import History
 
 METRICS = ("nc0", "nc1", "nc2", "nc3")
+_FIELDS = ["run", "optimizer", "rule", "valid", "decay", "arch", "dataset", "lr", "momentum", "wd", "seed"]
 # what a menu's choice weighs when the nearest run is sought: the first field that differs decides
 _COSTS = {
     "arch": "1e7 * (datum.arch != {0})",
@@ -63,20 +68,16 @@ def show(chart: alt.TopLevelMixin) -> None:
     scripts = [f'<script src="../_static/{name}.min.js"></script>' for name in _SCRIPTS if number == 0]
     html = f'{"".join(scripts)}<div id="menus-{number}" class="chart-menus"></div><div id="chart-{number}"></div>'
     html += f"<script>({_EMBED})({number}, {chart.to_json(indent=None)})</script>"
-    display(
-        {f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json": chart.to_dict(), "text/html": html},
-        raw=True,
-    )
+    kind = f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json"
+    display({kind: chart.to_dict(), "text/html": html}, raw=True)
 
 
 def two_runs(groups: Groups) -> alt.TopLevelMixin:
     """Training curves of any two stored runs, A and B, laid over one another."""
     table, menus, costs = _curves(groups), [], {}
+    fields = ("arch", "dataset", "optimizer", "lr", "momentum", "wd")
     for side, optimizer in (("A", "Adam"), ("B", "AdamW")):
-        start = _start(table) | {"optimizer": optimizer}
-        params, costs[side] = _menus(
-            table, ("arch", "dataset", "optimizer", "lr", "momentum", "wd"), start, side
-        )
+        params, costs[side] = _menus(table, fields, _start(table) | {"optimizer": optimizer}, side)
         menus += params
     base = _chart(table).transform_calculate(**costs).transform_fold(["A", "B"], ["run", "cost"])
     return _compared(base, "run", {"A": "#111111", "B": "#00876c"}, menus)
@@ -91,90 +92,72 @@ def coupled_and_decoupled(groups: Groups) -> alt.TopLevelMixin:
 
 
 def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
-    """Final metric of valid runs against NC0, by optimizer and learning rate, with the line of least squares on log10 NC0."""
+    """Figures 2 and 9 to 12: final metric of valid runs against NC0, by optimizer and learning rate, with the line of least
+    squares on log10 NC0."""
     table = _finals(groups)
-    table = table[table.valid & (table.nc0 > 0)].assign(setting=lambda t: t.arch + " on " + t.dataset)
+    table = table[table["valid"] & (table["nc0"] > 0)]
     menus = [
         _menu("metric", [LABELS[m] for m in METRICS[1:]], "NC3"),
-        _menu("setting", sorted(set(table.setting)), table.setting.iloc[0]),
-        _menu("optimizer", ["all", *dict.fromkeys(table.optimizer)], "all"),
-        _menu("lr", ["all", *sorted(set(table.lr))], "all"),
+        _menu("setting", sorted(set(table["setting"])), table["setting"].iloc[0]),
+        _menu("optimizer", ["all", *dict.fromkeys(table["optimizer"])], "all"),
+        _menu("lr", ["all", *sorted(set(table["lr"]))], "all"),
     ]
-    base = (
-        _chart(table)
-        .transform_filter("datum.setting == setting && (optimizer == 'all' || datum.optimizer == optimizer)")
-        .transform_filter("lr == 'all' || datum.lr == lr")
-        .transform_calculate(log_nc0="log(datum.nc0) / LN10", y="datum[lower(metric)]")
-    )
-    colour = alt.Color("optimizer:N").scale(domain=list(COLOURS)[:6], range=list(COLOURS.values())[:6])
+    chosen = "datum.setting == setting && (optimizer == 'all' || datum.optimizer == optimizer)"
+    base = _chart(table).transform_filter(chosen).transform_filter("lr == 'all' || datum.lr == lr")
+    base = base.transform_calculate(log_nc0="log(datum.nc0) / LN10", y="datum[lower(metric)]")
     points = base.mark_point(filled=True, size=45).encode(
         alt.X("log_nc0:Q").title("log10 NC0"),
         alt.Y("y:Q").title("final value of the metric").scale(zero=False),
-        colour,
-        alt.Shape("optimizer:N").scale(domain=list(COLOURS)[:6]),
+        alt.Color("optimizer:N").scale(domain=list(OPTIMIZERS), range=[COLOURS[name] for name in OPTIMIZERS]),
+        alt.Shape("optimizer:N").scale(domain=list(OPTIMIZERS)),
         tooltip=["optimizer:N", "lr:Q", "momentum:Q", "wd:Q", "seed:Q", "nc0:Q", "y:Q"],
     )
     # at wd 0 a run stands under both its optimizers and counts once
     once = base.transform_aggregate(log_nc0="mean(log_nc0)", y="mean(y)", groupby=["run"])
     line = once.transform_regression("log_nc0", "y").mark_line(color="black").encode(x="log_nc0:Q", y="y:Q")
-    fit = (
-        once.transform_joinaggregate(n="count()")
-        .transform_regression("log_nc0", "y", groupby=["n"], params=True)
-        .transform_calculate(
-            text="[metric + ' = ' + format(datum.coef[0], '.3f') + (datum.coef[1] < 0 ? ' - ' : ' + ')"
-            " + format(abs(datum.coef[1]), '.3f') + ' log10 NC0', 'R² ' + format(datum.rSquared, '.3f') + ', ' + datum.keys[0] + ' valid runs']"
-        )
+    fit = once.transform_joinaggregate(n="count()")
+    fit = _said(
+        fit.transform_regression("log_nc0", "y", groupby=["n"], params=True),
+        "{metric} = {datum.coef[0]:.3f}{(datum.coef[1] < 0 ? ' - ' : ' + ')}{abs(datum.coef[1]):.3f} log10 NC0",
+        "R² {datum.rSquared:.3f}, {datum.keys[0]} valid runs",
     )
-    return _page((points + line).properties(width=560, height=320), _line(fit), menus)
+    return _page((points + line).properties(width=560, height=320), fit, menus)
 
 
 def heat_map(groups: Groups) -> alt.TopLevelMixin:
-    """Final metric over momentum and weight decay, the mean over valid seeds; cells whose runs all fail the filter stay grey."""
-    table = _finals(groups).assign(setting=lambda t: t.arch + " on " + t.dataset)
-    most = table.groupby(["setting", "optimizer", "lr"]).momentum.nunique().idxmax()
+    """Figure 4: final metric over momentum and weight decay, the mean over valid seeds; cells whose runs all fail the filter
+    stay grey."""
+    table = _finals(groups)
+    most = table.groupby(["setting", "optimizer", "lr"])["momentum"].nunique().idxmax()
     menus = [
         _menu("metric", [LABELS[m] for m in METRICS], "NC0"),
-        _menu("setting", sorted(set(table.setting)), most[0]),
-        _menu("optimizer", list(dict.fromkeys(table.optimizer)), most[1]),
-        _menu("lr", sorted(set(table.lr)), most[2]),
+        _menu("setting", sorted(set(table["setting"])), most[0]),
+        _menu("optimizer", list(dict.fromkeys(table["optimizer"])), most[1]),
+        _menu("lr", sorted(set(table["lr"])), most[2]),
     ]
-    base = (
-        _chart(table)
-        .transform_filter("datum.setting == setting && datum.optimizer == optimizer")
-        .transform_calculate(
-            cost="abs(log(datum.lr / lr))", y="datum[lower(metric)]", kept="datum.valid ? 1 : 0"
-        )
-    )
+    cost = {"cost": "abs(log(datum.lr / lr))", "y": "datum[lower(metric)]", "kept": "datum.valid ? 1 : 0"}
+    base = _chart(table).transform_filter("datum.setting == setting && datum.optimizer == optimizer")
     # a cell of which some seeds fail the filter shows the others
-    best = _nearest(base, []).transform_joinaggregate(best="max(kept)", groupby=["momentum", "wd"])
+    best = _nearest(base.transform_calculate(**cost), [])
+    best = best.transform_joinaggregate(best="max(kept)", groupby=["momentum", "wd"])
     cells = best.transform_filter("datum.kept == datum.best").transform_aggregate(
         y="mean(y)", kept="max(kept)", lr="min(lr)", n="count()", groupby=["momentum", "wd", "optimizer"]
     )
-    axes = {
-        "x": alt.X("wd:O").title("weight decay"),
-        "y": alt.Y("momentum:O").sort("descending").title("momentum"),
-    }
-    axes["x"] = axes["x"].axis(labelAngle=0)
-    dropped = cells.mark_rect(color="#dddddd").encode(**axes)
-    kept = (
-        cells.transform_filter("datum.kept > 0 && datum.y > 0")
-        .mark_rect()
-        .encode(
-            color=alt.Color("y:Q")
-            .scale(type="log", scheme=alt.SchemeParams(name="blues", extent=[0.05, 0.6]))
-            .title("value"),
-            **axes,
-        )
+    x = alt.X("wd:O").title("weight decay").axis(labelAngle=0)
+    y = alt.Y("momentum:O").sort("descending").title("momentum")
+    blues = alt.SchemeParams(name="blues", extent=[0.05, 0.6])
+    colour = alt.Color("y:Q").scale(type="log", scheme=blues).title("value")
+    dropped = cells.mark_rect(color="#dddddd").encode(x, y)
+    kept = cells.transform_filter("datum.kept > 0 && datum.y > 0").mark_rect().encode(x, y, colour)
+    short = "format(datum.y, datum.y > 0 && datum.y < 0.001 ? '.0e' : '.2~g')"
+    text = cells.transform_calculate(text=f"!isValid(datum.y) ? '–' : {short}").mark_text(fontSize=11)
+    said = _said(
+        cells.transform_aggregate(runs="sum(n)", lr="min(lr)", groupby=["optimizer"]),
+        "Final {metric} of {datum.optimizer} at learning rate {datum.lr}",
+        "{datum.runs} runs; grey: under 99 % training accuracy",
     )
-    text = cells.transform_calculate(
-        text="!isValid(datum.y) ? '–' : format(datum.y, datum.y > 0 && datum.y < 0.001 ? '.0e' : '.2~g')"
-    ).mark_text(fontSize=11)
-    said = cells.transform_aggregate(runs="sum(n)", lr="min(lr)", groupby=["optimizer"]).transform_calculate(
-        text="['Final ' + metric + ' of ' + datum.optimizer + ' at learning rate ' + datum.lr,"
-        " datum.runs + ' runs; grey: under 99 % training accuracy']"
-    )
-    chart = (dropped + kept + text.encode(text="text:N", **axes)).properties(width=560, height=300)
-    return _page(chart, _line(said), menus)
+    picture = dropped + kept + text.encode(x, y, text="text:N")
+    return _page(picture.properties(width=560, height=300), said, menus)
 
 
 def geometry(histories: dict[str, History]) -> alt.TopLevelMixin:
@@ -182,77 +165,61 @@ def geometry(histories: dict[str, History]) -> alt.TopLevelMixin:
 
     `histories` maps a label to a run; all runs have the same classes. Shown are the epochs that all of them measured.
     """
-    first = next(iter(histories.values()))
-    k = first.info["n_classes"]
-    epochs = sorted(set.intersection(*(set(h.frame["epoch"].astype(int)) for h in histories.values())))
+    first, *_ = histories
+    k = histories[first].info["n_classes"]
+    epochs = sorted(set.intersection(*(set(h.frame["epoch"]) for h in histories.values())))
     points, words = [], []
     for label, h in histories.items():
-        for row, epoch in enumerate(h.frame["epoch"].astype(int)):
-            if epoch not in epochs:
-                continue
-            key, measured = {"run": label, "i": epochs.index(epoch)}, h.frame.iloc[row]
-            numbers = ", ".join(f"{LABELS[m]} {measured[m]:.3g}" for m in METRICS)
-            accuracy = f"training accuracy {100 * measured['train_acc']:.0f} %"
-            words.append(key | {"text": [f"{label}, wd {h.run.wd:g}, epoch {epoch}: {accuracy}", numbers]})
-            for c, (mean, weight) in enumerate(zip(*polygon(h.grams[row]))):
-                x, y, wx, wy = (round(float(v), 4) for v in (*mean, *weight))
-                points.append(key | {"class": c, "x": x, "y": y, "wx": wx, "wy": wy})
+        kept = h.frame["epoch"].isin(epochs).to_numpy()
+        for i, (row, grams) in enumerate(zip(h.frame[kept].to_dict("records"), h.grams[kept])):
+            key, accuracy = {"run": label, "i": i}, f"training accuracy {100 * row['train_acc']:.0f} %"
+            who = f"{label}, wd {h.run.wd:g}, epoch {row['epoch']:.0f}: {accuracy}"
+            words.append(key | {"text": [who, ", ".join(f"{LABELS[m]} {row[m]:.3g}" for m in METRICS)]})
+            for c, place in enumerate(np.hstack(polygon(grams)).tolist()):
+                place = {name: round(v, 4) for name, v in zip(("x", "y", "wx", "wy"), place)}
+                points.append(key | {"class": c} | place)
     radius, angle = math.sqrt(2 / (k * (k - 1))), 2 * np.pi * np.arange(k + 1) / k
     ring = [{"x": radius * math.sin(a), "y": radius * math.cos(a), "order": i} for i, a in enumerate(angle)]
-    scale, axis = alt.Scale(domain=[-1.6 * radius, 1.6 * radius]), None
-    xy = {"x": alt.X("x:Q").scale(scale).axis(axis), "y": alt.Y("y:Q").scale(scale).axis(axis)}
-    corners = alt.Chart(alt.Data(values=ring)).encode(**xy, order="order:Q")
-    shown = "datum.run == run && datum.i == frame"
-    base = alt.Chart(alt.Data(values=points)).transform_filter(shown)
+    reach, kinds = [-1.6 * radius, 1.6 * radius], {"x": alt.X, "y": alt.Y, "wx": alt.X, "wy": alt.Y}
+    x, y, wx, wy = (kind(f"{name}:Q").scale(domain=reach).axis(None) for name, kind in kinds.items())
     colour = alt.Color("class:N").scale(scheme="tableau10")
-    weights = base.transform_calculate(zero="0").encode(
-        alt.X("wx:Q").scale(scale).axis(axis), alt.Y("wy:Q").scale(scale).axis(axis), colour
-    )
+    shown = "datum.run == run && datum.i == frame"
+    corners = alt.Chart(alt.Data(values=ring)).encode(x, y, order="order:Q")
+    base = alt.Chart(alt.Data(values=points)).transform_filter(shown)
+    weights = base.transform_calculate(zero="0").encode(wx, wy, colour)
     picture = alt.layer(
         corners.mark_line(color="#bbbbbb", strokeWidth=1),
         corners.mark_point(color="#888888", size=260, strokeWidth=1),
         weights.mark_rule(strokeWidth=2).encode(x2="zero:Q", y2="zero:Q"),
         weights.mark_point(shape="diamond", filled=True, size=70, opacity=1),
-        base.mark_point(filled=True, size=110, opacity=1).encode(colour, **xy),
+        base.mark_point(filled=True, size=110, opacity=1).encode(colour, x, y),
     )
     text = alt.Chart(alt.Data(values=words)).transform_filter(shown)
     slider = alt.binding_range(min=0, max=len(epochs) - 1, step=1, name="measured epoch ")
-    menus = [
-        _menu("run", list(histories), next(iter(histories)), "optimizer"),
-        alt.param(name="frame", value=0, bind=slider),
-    ]
-    chart = _page(picture.properties(width=300, height=300), _line(text), menus)
+    menus = [_menu("run", list(histories), first, "optimizer"), alt.param(name="frame", value=0, bind=slider)]
+    chart = _page(picture.properties(width=300, height=300), _said(text), menus)
     chart.usermeta = {"play": "frame", "last": len(epochs) - 1}
     return chart
 
 
-def _rows(groups: Groups):
-    """A record and the History of each run and optimizer: without decay a run stands under both its optimizers."""
-    for name, histories in groups.items():
-        for h in histories:
-            fields = ("arch", "dataset", "lr", "momentum", "wd", "seed")
-            row = {"run": h.run.hash, "optimizer": name, "rule": name.removesuffix("W"), "valid": h.valid}
-            row["decay"] = "decoupled" if name.endswith("W") else "coupled"
-            yield row | {field: getattr(h.run, field) for field in fields}, h
-
-
 def _finals(groups: Groups) -> pd.DataFrame:
-    return pd.DataFrame([row | {m: _short(h.final[m]) for m in METRICS} for row, h in _rows(groups)])
+    """A row a run and optimizer, without decay under both its optimizers: final metrics, and the setting in words."""
+    table = analysis.table(groups)
+    name, setting = table["label"].str, table["arch"] + " on " + table["dataset"]
+    decay = np.where(name.endswith("W"), "decoupled", "coupled")
+    table = table.assign(optimizer=table["label"], rule=name.removesuffix("W"), decay=decay)
+    return table[_FIELDS].assign(**{m: table[m].map(_short) for m in METRICS}, setting=setting)
 
 
 def _curves(groups: Groups) -> pd.DataFrame:
+    """The same rows with the metrics over the epochs, a list a cell."""
+    frames = [h.frame for histories in groups.values() for h in histories]
     columns = ("epoch", *METRICS, "train_acc")
-    return pd.DataFrame(
-        [row | {c: [_short(v) for v in h.frame[c]] for c in columns} for row, h in _rows(groups)]
-    )
+    return _finals(groups)[_FIELDS].assign(**{c: [[*map(_short, f[c])] for f in frames] for c in columns})
 
 
-def _start(table: pd.DataFrame) -> dict:
-    """What the menus show first: Adam at momentum 0.9, where most was run, at the largest decay at which it still fits."""
-    adam = table[table.optimizer == "Adam"]
-    most = adam.groupby(["arch", "dataset", "lr"], sort=False).momentum.transform("nunique")
-    fits = adam[adam.valid & (adam.momentum == 0.9) & (most == most.max())]
-    return (fits if len(fits) else adam).sort_values("wd").iloc[-1].to_dict()
+def _short(value) -> float | None:
+    return float(f"{value:.4g}") if pd.notna(value) else None
 
 
 def _chart(table: pd.DataFrame) -> alt.Chart:
@@ -260,8 +227,12 @@ def _chart(table: pd.DataFrame) -> alt.Chart:
     return alt.Chart(alt.Data(values=known.to_dict("records")))
 
 
-def _short(value) -> float | None:
-    return float(f"{value:.4g}") if pd.notna(value) else None
+def _start(table: pd.DataFrame) -> dict:
+    """What the menus show first: Adam at momentum 0.9, where most was run, at the largest decay at which it still fits."""
+    adam = table[table["optimizer"] == "Adam"]
+    most = adam.groupby(["arch", "dataset", "lr"], sort=False)["momentum"].transform("nunique")
+    fits = adam[adam["valid"] & (adam["momentum"] == 0.9) & (most == most.max())]
+    return (fits if len(fits) else adam).sort_values("wd").iloc[-1].to_dict()
 
 
 def _menu(name: str, options: list, value, label: str | None = None) -> alt.Parameter:
@@ -272,17 +243,15 @@ def _menu(name: str, options: list, value, label: str | None = None) -> alt.Para
 def _menus(table: pd.DataFrame, fields, start: dict, side: str = "") -> tuple[list[alt.Parameter], str]:
     """A menu a field that some network, data set and optimizer has several values of, and the expression of a row's distance
     from what they say."""
-    menus, cost = [], ["0"]
-    kinds = ["arch", "dataset", "optimizer"]
+    menus, cost, kinds = [], ["0"], ["arch", "dataset", "optimizer"]
     for field in fields:
         options = list(dict.fromkeys(table[field]))
         if not isinstance(options[0], str):
             options = sorted(options) if table.groupby(kinds)[field].nunique().max() > 1 else options[:1]
-        if len(options) == 1:
-            continue
-        label = f"{side}: {_NAMES.get(field, field)}" if side else None
-        menus.append(_menu(field + side, options, start[field], label))
-        cost.append(_COSTS[field].format(field + side))
+        if len(options) > 1:
+            label = f"{side}: {_NAMES.get(field, field)}" if side else None
+            menus.append(_menu(field + side, options, start[field], label))
+            cost.append(_COSTS[field].format(field + side))
     return menus, " + ".join(cost)
 
 
@@ -296,55 +265,51 @@ def _compared(base: alt.Chart, key: str, colours: dict[str, str], menus) -> alt.
     """The runs nearest to the menus' choices, one for each value of `key`: NC0 to NC3 over the epochs, one panel each, a
     line a seed; and which runs they are."""
     near = _nearest(base, [key])
-    colour = alt.Color(f"{key}:N").scale(domain=list(colours), range=list(colours.values()))
-    dashes = alt.StrokeDash(f"{key}:N").scale(domain=list(colours), range=[[1, 0], [5, 3]])
     names = ", ".join(f"{m}: '{LABELS[m]}'" for m in METRICS)
-    panels = (
-        near.transform_flatten(["epoch", *METRICS])
-        .transform_fold(list(METRICS), ["key", "value"])
-        .transform_filter("datum.value > 0")
-        .transform_calculate(metric=f"{{{names}}}[datum.key]")
-        .mark_line(point={"size": 18})
-        .encode(
-            alt.X("epoch:Q"),
-            alt.Y("value:Q").scale(type="log").title(None).axis(tickCount=4),
-            colour,
-            dashes,
-            detail="seed:N",
-        )
-        .properties(width=270, height=150)
-        .facet(alt.Facet("metric:N").title(None), columns=2)
-        .resolve_scale(y="independent")
+    lines = near.transform_flatten(["epoch", *METRICS]).transform_fold(list(METRICS), ["key", "value"])
+    lines = lines.transform_filter("datum.value > 0").transform_calculate(metric=f"{{{names}}}[datum.key]")
+    lines = lines.mark_line(point={"size": 18}).encode(
+        alt.X("epoch:Q"),
+        alt.Y("value:Q").scale(type="log").title(None).axis(tickCount=4),
+        alt.Color(f"{key}:N").scale(domain=list(colours), range=list(colours.values())),
+        alt.StrokeDash(f"{key}:N").scale(domain=list(colours), range=[[1, 0], [5, 3]]),
+        detail="seed:N",
     )
-    return _page(panels, _final_text(near, key), menus)
+    panels = lines.properties(width=270, height=150).facet(alt.Facet("metric:N").title(None), columns=2)
+    return _page(panels.resolve_scale(y="independent"), _final_text(near, key), menus)
 
 
 def _final_text(near: alt.Chart, key: str) -> alt.Chart:
-    """Which runs are shown and where they end, as text: the mean over their seeds."""
-    last = {f"last_{m}": f"datum.{m}[length(datum.{m}) - 1]" for m in (*METRICS, "train_acc")}
-    group = ["arch", "dataset", "optimizer", "lr", "momentum", "wd"]
-    who = f"datum.{key} + ':  ' + datum.optimizer + ', lr ' + datum.lr + ', momentum ' + datum.momentum + ', wd ' + datum.wd"
-    ends = " + ', ' + ".join(f"'{LABELS[m]} ' + format(datum.{m}, '.3~g')" for m in METRICS)
-    return (
-        near.transform_calculate(**last)
-        .transform_aggregate(
-            n="count()", **{m: f"mean(last_{m})" for m in (*METRICS, "train_acc")}, groupby=[*group, key]
-        )
-        .transform_calculate(
-            text=f"[{who}, datum.arch + ' on ' + datum.dataset + ', ' + datum.n + (datum.n > 1 ? ' seeds' : ' seed')"
-            f" + ', training accuracy ' + format(datum.train_acc, '.1%'), 'ends at ' + {ends}]"
-        )
-        .mark_text(align="left", baseline="top", fontSize=12, lineHeight=16)
-        .encode(alt.Y(f"{key}:N").axis(None).scale(paddingInner=0), text="text:N", x=alt.value(0))
-        .properties(width=330, height=alt.Step(60), view={"stroke": None})
+    """Which runs are shown and where they end: the mean over their seeds."""
+    columns = (*METRICS, "train_acc")
+    last = {f"last_{c}": f"datum.{c}[length(datum.{c}) - 1]" for c in columns}
+    means = {c: f"mean(last_{c})" for c in columns}
+    group = ["arch", "dataset", "optimizer", "lr", "momentum", "wd", key]
+    ends = " + ', ' + ".join(_expression(f"{LABELS[m]} {{datum.{m}:.3~g}}") for m in METRICS)
+    return _said(
+        near.transform_calculate(**last).transform_aggregate(n="count()", **means, groupby=group),
+        f"{{datum.{key}}}:  " + "{datum.optimizer}, lr {datum.lr}, momentum {datum.momentum}, wd {datum.wd}",
+        "{datum.arch} on {datum.dataset}, {datum.n}{(datum.n > 1 ? ' seeds' : ' seed')}, "
+        "training accuracy {datum.train_acc:.1%}",
+        f"ends at {{{ends}}}",
+        y=alt.Y(f"{key}:N").axis(None).scale(paddingInner=0),
+        height=alt.Step(60),
     )
 
 
-def _line(said: alt.Chart) -> alt.Chart:
-    """What a chart says in words, under it."""
-    text = said.mark_text(align="left", baseline="top", fontSize=12, lineHeight=16)
-    text = text.encode(text="text:N", x=alt.value(0), y=alt.value(0))
-    return text.properties(width=330, height=34, view={"stroke": None})
+def _said(chart: alt.Chart, *lines: str, y=None, height=34) -> alt.Chart:
+    """What a chart says in words, under it: its column `text`, or these lines, with expressions in braces."""
+    if lines:
+        chart = chart.transform_calculate(text=f"[{', '.join(map(_expression, lines))}]")
+    text = chart.mark_text(align="left", baseline="top", fontSize=12, lineHeight=16)
+    text = text.encode(y=y or alt.value(0), text="text:N", x=alt.value(0))
+    return text.properties(width=330, height=height, view={"stroke": None})
+
+
+def _expression(line: str) -> str:
+    """A line that names expressions, "lr {datum.lr:.2f}", as one of Vega's: "'lr ' + format(datum.lr, '.2f')"."""
+    parts = re.findall(r"([^{]+)|\{(.+?)(?::([^\s}]+))?\}", line)
+    return " + ".join(f"'{t}'" if t else f"format({e}, '{form}')" if form else e for t, e, form in parts)
 
 
 def _page(picture, text, menus) -> alt.TopLevelMixin:

@@ -25,60 +25,47 @@ def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choice
     """
     empty = [name for name, values in choices.items() if len(values) < 2]
     if empty or not choices:
-        raise ValueError(
-            f"choices of {empty or 'an explorer'} are not allowed: each parameter needs 2 values or more"
-        )
-    if live_front_end() if live is None else live:
-        return _answering(draw, choices)
-    return _prerendered(draw, choices)
+        these = empty or "an explorer"
+        raise ValueError(f"choices of {these} are not allowed: each parameter needs 2 values or more")
+    live = live_front_end() if live is None else live
+    return _answering(draw, choices) if live else _prerendered(draw, choices)
 
 
 def _prerendered(draw, choices) -> widgets.Widget:
-    sliders = [
-        widgets.Dropdown(options=values, description=name)
-        if isinstance(values[0], str)
-        else widgets.SelectionSlider(
-            options=[(f"{v:g}", v) for v in values], description=name, value=values[len(values) // 2]
-        )
-        for name, values in choices.items()
-    ]
-    frames = [
-        widgets.HTML(_svg(draw(**dict(zip(choices, values)))), layout={"overflow": "auto"})
-        for values in itertools.product(*choices.values())
-    ]
-    for slider, values in reversed(list(zip(sliders, choices.values()))):  # the innermost Stacks first
-        n = len(values)
-        stacks = [
-            widgets.Stack(frames[i : i + n], selected_index=slider.index) for i in range(0, len(frames), n)
-        ]
+    combinations = (dict(zip(choices, values)) for values in itertools.product(*choices.values()))
+    frames = [widgets.HTML(_svg(draw(**values)), layout={"overflow": "auto"}) for values in combinations]
+    sliders = []
+    for name, values in reversed(choices.items()):  # the innermost Stacks first
+        slider, n = _slider(name, values, live=False), len(values)
+        stacks = [widgets.Stack(frames[i : i + n]) for i in range(0, len(frames), n)]
         for stack in stacks:
+            stack.selected_index = slider.index
             widgets.jslink((slider, "index"), (stack, "selected_index"))
-        frames = stacks
+        sliders, frames = [slider, *sliders], stacks
     return widgets.VBox([*sliders, *frames])
 
 
 def _answering(draw, choices) -> widgets.Widget:
-    sliders, output = {name: _slider(name, values) for name, values in choices.items()}, widgets.Output()
+    def answer(**values):
+        try:
+            display(widgets.HTML(_svg(draw(**values))))
+        except ValueError as error:
+            plt.close()  # what is drawn of it
+            print(error)
 
-    def answer(change=None):
-        output.clear_output(wait=True)
-        with output:
-            try:
-                display(widgets.HTML(_svg(draw(**{name: slider.value for name, slider in sliders.items()}))))
-            except ValueError as error:
-                print(error)
-
-    for slider in sliders.values():
-        slider.observe(answer, "value")
-    answer()
-    return widgets.VBox([*sliders.values(), output])
+    sliders = {name: _slider(name, values, live=True) for name, values in choices.items()}
+    return widgets.VBox([*sliders.values(), widgets.interactive_output(answer, sliders)])
 
 
-def _slider(name, values) -> widgets.Widget:
-    """Strings from a menu, whole numbers from 2 up, positive numbers on a logarithmic scale, shares (0 among the choices) from 0 to 0.999."""
+def _slider(name, values, live: bool) -> widgets.Widget:
+    """Strings from a menu, numbers from a slider: over the choices alone, or live: whole numbers from 2 up, positive
+    numbers on a logarithmic scale, shares (0 among the choices) from 0 to 0.999."""
     if isinstance(values[0], str):
         return widgets.Dropdown(options=values, description=name)
-    common = {"value": values[len(values) // 2], "description": name, "continuous_update": False}
+    common = {"value": values[len(values) // 2], "description": name}
+    if not live:
+        return widgets.SelectionSlider(options=[(f"{v:g}", v) for v in values], **common)
+    common["continuous_update"] = False
     if all(isinstance(v, int) for v in values):
         return widgets.IntSlider(min=2, max=10 * max(values), **common)
     if min(values) > 0:
@@ -97,9 +84,8 @@ def canvas(**labels) -> tuple[plt.Figure, plt.Axes]:
 
 def legend(axis: plt.Axes) -> None:
     """Under the axis, where no curve runs through it."""
-    axis.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5, frameon=False, fontsize=9, columnspacing=1.2
-    )
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+    axis.legend(**below, ncols=5, frameon=False, fontsize=9, columnspacing=1.2)
 
 
 def _svg(figure: plt.Figure) -> str:
@@ -108,30 +94,20 @@ def _svg(figure: plt.Figure) -> str:
     # what has no layout engine has margins of its own, which stay as they are from frame to frame (`canvas`)
     box = "tight" if figure.get_layout_engine() else None
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ncutils", "savefig.bbox": box}):
-        figure.savefig(
-            text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     plt.close(figure)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' (d|x|y|points|transform)="[^"]*"', lambda geometry: _NUMBER.sub(_rounded, geometry[0]), svg
-    )
-    for waste in (
-        r' id="\w+_\d+"',
-        r' transform="rotate\(-?0 [^"]*"',
-        r"; font-family: [^;\"]*|; stroke-linecap: round",
-        r"<g/>",
-    ):
-        svg = re.sub(waste, "", svg)
-    return re.sub(r"\s*\n\s*", " ", svg).replace(
-        "<svg", '<svg style="max-width:100%;height:auto" font-family="DejaVu Sans, sans-serif"', 1
-    )
+    svg = _HEAD + text.getvalue().partition("<svg")[2]
+    svg = _WASTE.sub("", re.sub(r' (d|x|y|points|transform)="[^"]*"', _rounded, svg))
+    return re.sub(r"\s*\n\s*", " ", svg)
 
 
-_NUMBER = re.compile(r"\d+\.\d{2,}")
+_HEAD = '<svg style="max-width:100%;height:auto" font-family="DejaVu Sans, sans-serif"'
+_WASTE = re.compile(
+    r'<g(?: id="\w+_\d+")?/>| id="\w+_\d+"| transform="rotate\(-?0 [^"]*"|; font-family: [^;"]*|; stroke-linecap: round'
+    "|<metadata>.*?</metadata>|<!--.*?-->",
+    re.DOTALL,
+)
 
 
-def _rounded(number: re.Match) -> str:
-    return f"{float(number[0]):.1f}".removesuffix(".0")
+def _rounded(geometry: re.Match) -> str:
+    return re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), geometry[0])

@@ -10,11 +10,13 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from ncutils.analysis import Groups, stored_grid
+from ncutils.analysis import Groups, regression, stored_grid
 from ncutils.book import figures
 from ncutils.files import project_folder
-from ncutils.runs import Run, unknown
+from ncutils.runs import History, Run, unknown
 from ncutils.sweeps import train_all
+
+METRICS = ["nc0", "nc1", "nc2", "nc3"]
 
 
 class Parameters(SimpleNamespace):
@@ -31,6 +33,10 @@ class Parameters(SimpleNamespace):
         if optimizer in ("SGD", "SGDW") and hasattr(self, "lr_sgd"):
             fields["lr"] = self.lr_sgd
         return Run.named(optimizer, wd, **fields | changes)
+
+    def runs(self, optimizer: str, wd: float, **changes) -> list[Run]:
+        """One `run` a seed."""
+        return [self.run(optimizer, wd, seed=seed, **changes) for seed in self.seeds]
 
 
 def parameters() -> Parameters:
@@ -101,6 +107,15 @@ def trained(groups: dict, device: str | None = None) -> dict:
     """The Histories of labelled lists of Runs, read or trained side by side (`sweeps.train_all`)."""
     found = iter(train_all([run for runs in groups.values() for run in runs], device=device))
     return {label: list(itertools.islice(found, len(runs))) for label, runs in groups.items()}
+
+
+def slopes(histories: list[History]) -> pd.DataFrame:
+    """Slope and R² of NC1, NC2 and NC3 (rows) on log10 NC0 as text, at each learning rate and for all (`analysis.regression`)."""
+    rows = {}
+    for column in ("nc1", "nc2", "nc3"):
+        fits = regression(histories, column).iterrows()
+        rows[figures.LABELS[column]] = {label: f"{fit.beta:+.3f} (R² {fit.r2:.2f})" for label, fit in fits}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def say(*lines: str) -> None:

@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pandas as pd
 
+from ncutils import store
 from ncutils.analysis import Groups
-from ncutils.book.figures import LABELS
+from ncutils.book.style import LABELS
 from ncutils.runs import History, exact_law
 
 
@@ -17,21 +18,21 @@ def law_table(histories: list[History]):
     """Final NC0 by the exact law and as measured, relative to its start, and the largest relative error above 1e-4."""
     rows = []
     for history in histories:
-        start = history.frame["nc0"].iloc[0]
-        law, measured = exact_law(history)[history.frame["step"]], history.frame["nc0"].to_numpy() / start
+        law = exact_law(history)[history.frame["step"]]
+        measured = history.frame["nc0"].to_numpy() / history.frame["nc0"].iloc[0]
         error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
-        run = history.run
-        rows.append(
-            (run.optimizer, f"{run.momentum:g}", f"{run.wd:g}", run.seed, law[-1], measured[-1], error)
-        )
-    measured = ["final / initial, law", "measured", "largest error above 1e-4"]
-    table = pd.DataFrame(rows, columns=["optimizer", "momentum", "wd", "seed", *measured])
-    styled = table.style.format("{:.3g}", subset=measured).set_properties(**{"white-space": "nowrap"})
-    return styled.hide(axis="index").set_table_attributes('style="font-size: 85%"')
+        rows.append((law[-1], measured[-1], error))
+    columns = ["final / initial, law", "measured", "largest error above 1e-4"]
+    table = store.table(histories)[["optimizer", "momentum", "wd", "seed"]]
+    table = table.join(pd.DataFrame(rows, columns=columns))
+    styled = table.style.format("{:.3g}", subset=columns).format("{:g}", subset=["momentum", "wd"])
+    styled = styled.set_properties(**{"white-space": "nowrap"}).hide(axis="index")
+    return styled.set_table_attributes('style="font-size: 85%"')
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
-    """A row an optimizer: each final metric, mean (and std over seeds), its change since initialisation, the paper's.
+    """Tables 1 and 2: a row an optimizer, with each final metric, mean (and std over seeds), its change since
+    initialisation, and the paper's, of `published_values`: optimizer -> column -> value.
 
     Means are over the valid runs; an optimizer without one shows its dropped runs, and says so in a last column. None is
     over a diverged run.
@@ -39,26 +40,19 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
     rows = {}
     for label, histories in groups.items():
         valid = [h for h in histories if h.valid]
-        shown, row = valid or [h for h in histories if not h.diverged] or [histories[0]], {}
+        shown = valid or [h for h in histories if not h.diverged] or histories[:1]
+        finals, row = store.table(shown), {}
         for column in columns:
-            final = np.array([h.final[column] for h in shown])
-            change = np.mean([h.final[column] / h.frame[column].iloc[0] - 1 for h in shown])
-            spread = f"<br>±\N{NO-BREAK SPACE}{final.std(ddof=1):.2g}" if len(final) > 1 else ""
-            value = (
-                f"{final.mean():.3g}{spread}<br>({_percent(change)})"
-                if np.isfinite(final).all()
-                else "undefined"
-            )
-            value = "diverged" if shown[0].diverged else value
-            row[LABELS[column], "here"] = value
-            row[LABELS[column], "paper"] = (
-                f"{published_values[label][column]:g}" if label in published_values else "–"
-            )
-        if len(valid) < len(histories):
-            accuracy = np.mean([h.final["train_acc"] for h in shown])
-            row["training", "accuracy"] = (
-                f"{accuracy:.1%} ({len(histories) - len(valid)} of {len(histories)} dropped)"
-            )
+            final = finals[column]
+            change = (final / [h.frame[column].iloc[0] for h in shown] - 1).mean()
+            spread = f"<br>±\N{NO-BREAK SPACE}{final.std():.2g}" if len(shown) > 1 else ""
+            here = f"{final.mean():.3g}{spread}<br>({_percent(change)})"
+            here = "diverged" if shown[0].diverged else here if np.isfinite(final).all() else "undefined"
+            paper = f"{published_values[label][column]:g}" if label in published_values else "–"
+            row |= {(LABELS[column], "here"): here, (LABELS[column], "paper"): paper}
+        if dropped := len(histories) - len(valid):
+            accuracy = f"{finals['train_acc'].mean():.1%} ({dropped} of {len(histories)} dropped)"
+            row["training", "accuracy"] = accuracy
         rows[label] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
@@ -80,10 +74,6 @@ def licences() -> pd.DataFrame:
         except importlib.metadata.PackageNotFoundError:  # of an extra that is not installed
             continue
         named = [c.split(" :: ")[-1] for c in about.get_all("Classifier", []) if c.startswith("License ::")]
-        licence = (
-            about.get("License-Expression")
-            or ", ".join(named)
-            or (about.get("License") or "unknown").split("\n")[0]
-        )
-        rows[name] = (name, about["Version"], licence)
+        text = (about.get("License") or "unknown").split("\n")[0]
+        rows[name] = (name, about["Version"], about.get("License-Expression") or ", ".join(named) or text)
     return pd.DataFrame(rows.values(), columns=["package", "version", "licence"])

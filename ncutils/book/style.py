@@ -1,0 +1,91 @@
+"""How figures and charts look: an optimizer's colour, marker and line, a metric's name, panels and axes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from ncutils.optimizers import OPTIMIZERS
+
+# Coupled decay is blue, solid, with full markers; decoupled decay orange, dashed, with hollow ones; a shade and a
+# marker a rule.
+COLOURS = dict(zip(OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#6aaed6", "#fda34d"]))
+MARKERS = dict(zip(OPTIMIZERS, "ooss^^"))
+for marks in (COLOURS, MARKERS):
+    marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
+STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
+
+# a column's name for readers
+_METRICS = ("NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4")
+LABELS = {name.lower(): name for name in _METRICS}
+LABELS |= {f"{c}c": f"centred {LABELS[c]}" for c in ("nc2w", "nc2wn", "nc2wa", "nc2m", "nc3")}
+LABELS |= {"gauge_share": "gauge share", "off_span_share": "off-span share", "in_span_share": "in-span share"}
+LABELS |= {"nc4_test": "NC4 (test)", "train_acc": "training accuracy", "test_acc": "test accuracy"}
+
+
+def set_style() -> None:
+    """The book's look; figures are SVG: sharp, small, searchable."""
+    plt.style.use("seaborn-v0_8-whitegrid")
+    plt.rc("font", family="DejaVu Sans", size=10)
+    plt.rc("axes", titlesize=11, labelsize=10)
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("svg", fonttype="none")
+    plt.rc("savefig", bbox="tight")
+    with contextlib.suppress(ImportError):  # outside a notebook there is no inline backend
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg")
+
+
+def look(label: str) -> dict:
+    """Colour, line style and marker by the optimizer's name, the label's first word; a plain grey line for other names."""
+    name = label.split(" ")[0]
+    marker = {"marker": MARKERS.get(name, ""), "ms": 4} | ({"mfc": "white"} if name.endswith("W") else {})
+    return {"color": COLOURS.get(name, "grey"), "ls": STYLES.get(name, "-"), "label": label} | marker
+
+
+def looks(labels) -> dict[str, dict]:
+    """`look` of each label; where several share an optimizer, a colour and a marker for each label instead."""
+    if len({label.split(" ")[0] for label in labels}) == len(labels):
+        return {label: look(label) for label in labels}
+    marks = zip(labels, sequence(len(labels)), "os^vDPX*" * len(labels))
+    return {label: {"label": label, "color": colour, "marker": m, "ms": 4} for label, colour, m in marks}
+
+
+def sequence(n: int) -> list:
+    """N colours of an ordered quantity, dark to light."""
+    return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
+
+
+def panels(n: int, across: int | None = None) -> tuple[plt.Figure, list[plt.Axes]]:
+    """Two panels a row, or one or three in the only one, of a size whose text stays readable at the width of a page."""
+    columns = across or (3 if n == 3 else min(n, 2))
+    width, rows = {1: 6, 3: 3.2}.get(columns, 4), -(-n // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, 2.9 * rows), squeeze=False)
+    for axis in axes.flat[n:]:
+        axis.remove()
+    return figure, list(axes.flat[:n])
+
+
+def log_scale(axis: plt.Axes) -> None:
+    """A logarithmic y axis with few, plain tick labels: powers of ten, and 2 and 5 times them on a short axis."""
+    axis.set_yscale("log")
+    # a network that decayed to zero would hide the others
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))
+    low, high = axis.get_ylim()
+    short = high < 100 * low
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
+    axis.yaxis.set_minor_locator(NullLocator())
+    if short or low >= 1e-3:
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def nothing_drawn(axis: plt.Axes) -> bool:
+    """Whether an axis has no points; then it says so."""
+    empty = not any(len(line.get_xdata()) for line in axis.lines)
+    if empty:
+        axis.text(0.5, 0.5, "no valid run", ha="center", va="center", transform=axis.transAxes, color="0.35")
+    return empty
