@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from ncutils.training import Run, train
 
 __all__ = ["Run", "Store", "nc_metrics", "train"]
-_HOME = {"nc_metrics": "metrics", "Run": "runs", "train": "training", "Store": "store"}
 
 
 def __getattr__(name: str):
     """The public names, imported when they are asked for: torch takes a second."""
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    from ncutils import metrics, store, training
 
-    return getattr(importlib.import_module(f"ncutils.{_HOME[name]}"), name)
+    return getattr({"nc_metrics": metrics, "Store": store}.get(name, training), name)

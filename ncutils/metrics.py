@@ -16,17 +16,8 @@ import torch
 import torch.nn.functional as F
 
 PAPERS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
-KEYS = (
-    *PAPERS,
-    "nc2wc",
-    "nc2wnc",
-    "nc2wac",
-    "nc2mc",
-    "nc3c",
-    "gauge_share",
-    "off_span_share",
-    "in_span_share",
-)
+GAUGE_FIXED = ("nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share")
+KEYS = PAPERS + GAUGE_FIXED
 _CHUNK_BYTES = 2**21  # of rows: a chunk and its copies stay in the cache
 
 

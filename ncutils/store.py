@@ -28,6 +28,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ncutils.files import in_clone, project_folder, set_aside, write_whole
+from ncutils.metrics import KEYS
 from ncutils.runs import History, Run, decay_budget
 
 if (
@@ -210,6 +211,19 @@ def table(histories: list[History]) -> pd.DataFrame:
         | {"diverged_epoch": h.info.get("diverged_epoch"), "wall_s": h.info.get("wall_s")}
         for h in histories
     ]
+    if not rows:
+        of_none = [
+            "run",
+            "optimizer",
+            *Run.model_fields,
+            "wd",
+            "budget",
+            "images",
+            "train_acc",
+            *KEYS,
+            "valid",
+        ]
+        return pd.DataFrame(columns=[*of_none, "diverged_epoch", "wall_s"])
     return pd.DataFrame(rows)
 
 

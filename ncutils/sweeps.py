@@ -262,7 +262,7 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
     whole = min(run.batch_size, n_train(run))
     batch = min(whole, max(2, 2**20 // (height * width)))  # of large images a few, so that they fit
     shape = (batch if run.arch == "ufm" else 3 * batch, channels, height, width)
-    kind = (run.arch, run.width, shape, whole, run.precision, run.rule)
+    kind = (run.arch, run.net, run.width, shape, whole, run.precision, run.rule)
     if kind not in _steps:
         timed = run.model_copy(update={"batch_size": batch})
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)

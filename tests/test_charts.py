@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncutils import theory
-from ncutils.book import charts
+from ncutils.book import charts, style
 from ncutils.book.figures import polygon
 from ncutils.training import Run, train
 
@@ -73,6 +73,18 @@ def test_a_geometry_chart_says_what_was_measured(groups):
     assert {k.lower(): float(v) for k, v in found.items()} == {
         m: float(f"{final[m]:.3g}") for m in charts.METRICS
     }
+
+
+def test_a_line_of_words_is_a_vega_expression():
+    assert charts._expression("R² {datum.r:.3f}{datum.n}, {(a < 0 ? ' - ' : ' + ')}{abs(b):.1%} runs") == (
+        "'R² ' + format(datum.r, '.3f') + datum.n + ', ' + (a < 0 ? ' - ' : ' + ') + format(abs(b), '.1%') + ' runs'"
+    )
+
+
+def test_a_rule_without_a_name_in_the_paper_is_drawn_too():
+    assert style.look("lion 0.1")["color"] == "grey" and style.look("AdamW 0.1")["mfc"] == "white"
+    several = style.looks(["lion 0", "lion 1", "Adam"])
+    assert len({(tuple(look["color"]), look["marker"]) for look in several.values()}) == 3
 
 
 @pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled])

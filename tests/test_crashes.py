@@ -38,7 +38,7 @@ NURSERY = """
 import os, sys, threading, warnings
 from tqdm import tqdm
 from ncutils import sweeps, training
-from ncutils.store import Store
+from ncutils.store import Store, read_grid
 warnings.simplefilter("error")  # nothing may have to be set aside
 training.CHECKPOINT_SECONDS = 0
 tqdm.set_lock(threading.RLock())  # its own is one for all forked children: a child killed with it would stop the others

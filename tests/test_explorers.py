@@ -4,6 +4,7 @@ import itertools
 import re
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 
 matplotlib.use("Agg")
@@ -39,12 +40,14 @@ def test_every_combination_is_a_frame_that_the_sliders_lead_to():
     assert frame.startswith("<svg") and len(frame) < 10_000
 
 
-def test_a_live_kernel_answers_any_value():
+def test_a_live_kernel_answers_any_value(capsys):
     box = explorers.explorer(draw, live=True, lr=[0.01, 1.0], K=[3, 10])
     lr, k, output = box.children
     lr.value, k.value = 0.5, 7
     assert lr.min <= -3 and k.max == 100
     assert len(output.outputs) == 1 or output.outputs == ()  # without a front end an Output keeps nothing
+    k.max = k.value = 101
+    assert "K = 101 is not allowed" in capsys.readouterr().out and not plt.get_fignums()
 
 
 def test_choices_of_one_are_refused():

@@ -18,7 +18,7 @@ from ncutils import analysis, store
 from ncutils.book import published
 from ncutils.files import project_folder
 from ncutils.optimizers import COUPLED
-from ncutils.runs import Run, exact_law
+from ncutils.runs import exact_law
 
 METRICS = ["nc0", "nc1", "nc2", "nc3"]
 # the main text's setting, and those of Figures 19 to 43
@@ -49,11 +49,8 @@ class Seen:
 
 def stored_runs() -> pd.DataFrame:
     """`store.table` of all stored runs, and of each what it is `like` (`analysis.like`) and its `history`."""
-    if histories := store.Store().histories():
-        alike = [analysis.like(h.run) for h in histories]
-        return store.table(histories).assign(like=alike, history=histories)
-    columns = ["run", "optimizer", *Run.model_fields, "wd", "train_acc", "valid", "diverged_epoch"]
-    return pd.DataFrame(columns=columns)
+    histories = store.Store().histories()
+    return store.table(histories).assign(like=[analysis.like(h.run) for h in histories], history=histories)
 
 
 def _where(runs: pd.DataFrame, **fields) -> pd.DataFrame:
