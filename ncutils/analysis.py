@@ -1,11 +1,15 @@
-"""Stored runs -> numbers: what a grid has stored, like compared with like, rank correlations, NC3 regressed on NC0."""
+"""Stored runs -> numbers: what a grid has stored, the gauge-fixed metrics of any run, like compared with like, rank
+correlations, ratios of medians, NC3 regressed on NC0."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
 
 from ncutils import store
+from ncutils.metrics import GAUGE_FIXED
 from ncutils.optimizers import COUPLED, OPTIMIZERS
 from ncutils.runs import History, Run
 from ncutils.store import Store, read_grid
@@ -36,6 +40,71 @@ def table(groups: Groups) -> pd.DataFrame:
     return store.table([h for histories in groups.values() for h in histories]).assign(label=labels)
 
 
+def gauge_fixed(history: History) -> pd.DataFrame:
+    """`metrics.GAUGE_FIXED` of each measured row of any run, stored ones included: [rows, 8], with its frame's index.
+
+    Columns that the frame has are taken from it. The others follow from NC0 and the Gram matrices (`History.grams`) as
+    `metrics.nc_metrics` defines them: of W_c = C W, C = I - J/K, are C (W W^T) C and C (W M). They are as exact as those
+    float32 matrices: relative errors of about 1e-7 / (1 - gauge_share), which make an nc3c under 1e-3 rounding and let a
+    share fall just below 0. off_span_share and in_span_share divide by the (K - 1)-th eigenvalue of M^T M, and are nan
+    where that is under 1e-5 of the first, mostly rounding. What needs W W^T or M^T M is nan where the network has
+    decayed so far that it leaves the range of float32.
+
+    Raises ValueError for a run with neither these columns nor Gram matrices (more than 32 classes).
+    """
+    missing = [key for key in GAUGE_FIXED if key not in history.frame]
+    if missing and "gram" not in history.frame:
+        raise ValueError(f"run {history.run.hash} has neither Gram matrices nor {', '.join(missing)}")
+    found = _of_grams(history.grams.astype(float), history.frame["nc0"].to_numpy()) if missing else {}
+    columns = {key: found[key] if key in missing else history.frame[key] for key in GAUGE_FIXED}
+    return pd.DataFrame(columns, index=history.frame.index)
+
+
+def with_gauge_fixed(groups: Groups) -> Groups:
+    """The same runs with `gauge_fixed` among the columns of their frames, for all that takes labelled runs."""
+    there = {h.run: h for histories in groups.values() for h in histories}
+    for run, h in there.items():
+        others = h.frame.drop(columns=[*GAUGE_FIXED], errors="ignore")
+        there[run] = History(run, others.join(gauge_fixed(h)), h.info)
+    return {label: [there[h.run] for h in histories] for label, histories in groups.items()}
+
+
+@np.errstate(divide="ignore", invalid="ignore")  # W = 0 or M = 0: nan, as in metrics
+def _of_grams(grams: np.ndarray, nc0: np.ndarray) -> dict[str, np.ndarray]:
+    """`metrics.GAUGE_FIXED` from M^T M, W W^T, W M [rows, 3, K, K] and NC0 [rows]."""
+    k = grams.shape[-1]
+    centre = np.eye(k) - 1 / k
+    etf = centre / np.sqrt(k - 1)
+    # near the end of float32's range digits are lost
+    lost = np.abs(grams).max((2, 3), keepdims=True) < 1e-30
+    means, weights, both = np.moveaxis(np.where(lost, 0, grams), 1, 0)
+    means, weights_c, both_c = centre @ means @ centre, centre @ weights @ centre, centre @ both
+    m2, w2, wc2 = (np.trace(g, axis1=1, axis2=2) for g in (means, weights, weights_c))
+    m2, w2, wc2 = (np.where(square > 0, square, np.nan) for square in (m2, w2, wc2))
+    along = np.trace(both, axis1=1, axis2=2)  # <W, M^T>: that of W_c, too, since M 1 = 0
+
+    norms = np.sqrt(np.diagonal(weights_c, axis1=1, axis2=2))
+    cosines = weights_c / (norms[:, :, None] * norms[:, None, :])
+    values, vectors = np.linalg.eigh(means)  # ascending; the first is 0, of 1
+    values, vectors = values[:, 1:], vectors[:, :, 1:]
+    values[~(values[:, 0] > 1e-5 * values[:, -1])] = np.nan
+    in_span = (np.square(both_c @ vectors).sum(1) / values).sum(1)
+    return {
+        "nc2wc": _to_etf(weights_c, etf),
+        "nc2wnc": norms.std(1) / norms.mean(1),
+        "nc2wac": np.abs(cosines + 1 / (k - 1))[:, ~np.eye(k, dtype=bool)].mean(1),
+        "nc2mc": _to_etf(both_c, etf),
+        "nc3c": np.sqrt(np.maximum(2 - 2 * along / np.sqrt(wc2 * m2), 0)),
+        "gauge_share": nc0**2 / (k * w2),
+        "off_span_share": (wc2 - in_span) / w2,
+        "in_span_share": (in_span - along**2 / m2) / w2,
+    }
+
+
+def _to_etf(grams, etf):
+    return np.linalg.norm(grams / np.linalg.norm(grams, axis=(1, 2), keepdims=True) - etf, axis=(1, 2))
+
+
 def valid(groups: Groups) -> list[History]:
     """The runs of all groups that pass the paper's filter, each once."""
     return list({h.run: h for histories in groups.values() for h in histories if h.valid}.values())
@@ -56,18 +125,81 @@ def _valid(histories: list[History], *columns: str, varied: tuple[str, ...] = ()
     return found.astype(dict.fromkeys(("wd", *columns), float))
 
 
-def pairs(coupled: list[History], decoupled: list[History], column: str) -> tuple[int, int]:
-    """In how many pairs the decoupled run's final value is higher, and the number of pairs.
+def paired(coupled: list[History], decoupled: list[History], *columns: str) -> pd.DataFrame:
+    """Pairs of runs that differ in where the decay acts: a row a pair, what they are `like`, the fields of the decoupled
+    run, its final metrics, and those of the coupled run, named NAME_coupled.
 
     Each valid decoupled run with decay is compared with a valid coupled one that agrees with it in all but rule and
     decay: that of the largest decay not above its own. Where the metric falls with coupled decay, as NC0 does, a smaller
     decay works for the coupled run's disadvantage. SGD without momentum is left out: there both decays are the same step.
     """
-    first, second = _valid(coupled, column), _valid(decoupled, column)
-    second = second[(second["wd"] > 0) & ((second["rule"] != "sgd") | (second["momentum"] > 0))]
-    found = second.merge(first[first["wd"] > 0], on="like", suffixes=("", "_coupled"))
-    found = found[found["wd_coupled"] <= found["wd"]]
-    found = found.sort_values("wd_coupled").drop_duplicates("run", keep="last")
+    found = _of_two_decays(coupled, decoupled, *columns)
+    found = found[(found["wd_coupled"] > 0) & (found["wd_coupled"] <= found["wd"])]
+    return found.sort_values("wd_coupled", kind="stable").drop_duplicates("run", keep="last")
+
+
+def best_of_each(histories: list[History], by: str = "nc3") -> list[History]:
+    """Of the valid runs that agree in all but rule and decay the one with the smallest final `by`, for each such set: one
+    optimizer's runs at their best decay, one a setting and seed. `best` takes one over all."""
+    at_best: dict[tuple, History] = {}
+    for h in sorted(valid({"": histories}), key=lambda h: h.final[by]):
+        at_best.setdefault(like(h.run), h)
+    return list(at_best.values())
+
+
+def paired_best(
+    coupled: list[History], decoupled: list[History], *columns: str, by: str = "nc3"
+) -> pd.DataFrame:
+    """As `paired`, but best decay against best decay (`best_of_each`). Where no decay does better than none, both runs of a
+    pair are the same one."""
+    return _of_two_decays(best_of_each(coupled, by), best_of_each(decoupled, by), *columns)
+
+
+def _of_two_decays(coupled, decoupled, *columns) -> pd.DataFrame:
+    """All pairs of valid runs that agree in all but rule and decay, without SGD at momentum 0."""
+    second = _valid(decoupled, *columns)
+    second = second[(second["rule"] != "sgd") | (second["momentum"] > 0)]
+    return second.merge(_valid(coupled, *columns), on="like", suffixes=("", "_coupled"))
+
+
+def ratio_of_medians(
+    found: pd.DataFrame, column: str, pairwise: bool = False, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Median of a metric over the decoupled runs of `paired` or `paired_best` by its median over the coupled ones, and the
+    ends of a 95 % percentile bootstrap interval; with `pairwise` the median of the pairs' ratios instead.
+
+    Medians are taken of logarithms. Pairs that are `like` one another (one setting and seed, several decays) share data,
+    initial weights and coupled runs, so they are drawn together: `resamples` times as many of these sets as there are,
+    with replacement, by a generator seeded `seed`. All is nan without a pair, the interval where there are fewer than
+    five sets.
+    """
+    if found.empty:
+        return math.nan, math.nan, math.nan
+    first, second = np.log(found[[f"{column}_coupled", column]].to_numpy()).T
+    of_set, sets = pd.factorize(found["like"])
+    n = len(sets)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    counts = np.vstack([np.ones(n, dtype=int), drawn])[:, of_set]  # first each pair once
+    if pairwise:
+        ratio, *others = np.exp(_medians(second - first, counts))
+    else:
+        ratio, *others = np.exp(_medians(second, counts) - _medians(first, counts))
+    low, high = np.percentile(others, [2.5, 97.5]) if n >= 5 else (math.nan, math.nan)
+    return float(ratio), float(low), float(high)
+
+
+def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Median of values [n], each as often as a row of counts [B, n] says: [B]."""
+    order = np.argsort(values)
+    so_far = counts[:, order].cumsum(1)
+    half = so_far[:, -1:] / 2
+    ends = [(so_far >= half).argmax(1), (so_far > half).argmax(1)]
+    return values[order][ends].mean(0)
+
+
+def pairs(coupled: list[History], decoupled: list[History], column: str) -> tuple[int, int]:
+    """In how many pairs (`paired`) the decoupled run's final value is higher, and the number of pairs."""
+    found = paired(coupled, decoupled, column)
     return int((found[column] > found[f"{column}_coupled"]).sum()), len(found)
 
 

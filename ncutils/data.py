@@ -9,7 +9,7 @@ alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
 training images in use (`scale="published"`: by `PUBLISHED`, as the authors' released code does); 28 x 28 images are
-zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented.
+zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented (`CropFlip` does it, where a Run asks for it).
 """
 
 from __future__ import annotations
@@ -79,13 +79,52 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Standardised float32 images [N, C, H, W], channels last in memory, or Pixels or Streamed, and int64 labels [N]."""
+    """Standardised float32 images [N, C, H, W], channels last in memory, or Pixels or Streamed, and int64 labels [N];
+    `black` [C] is what a black pixel's channels become."""
 
     train_images: torch.Tensor | Pixels | Streamed
     train_labels: torch.Tensor
     test_images: torch.Tensor | Pixels | Streamed
     test_labels: torch.Tensor
     n_classes: int
+    black: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
+
+
+class CropFlip:
+    """Augments a batch of standardised images [n, C, H, W]: each is cropped at random to its own size from itself in a margin of
+    4 black pixels, then mirrored left to right with probability 1/2, as the authors' released code augments CIFAR10.
+
+    All draws come from `generator`, on the CPU; the work is done where the images are, for the whole batch at once.
+    `black` [C] is what a black pixel's channels become when standardised.
+    """
+
+    MARGIN = 4
+
+    def __init__(self, black: torch.Tensor, generator: torch.Generator):
+        self.black, self.generator = black, generator
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """The augmented images, in memory of their own."""
+        places = 2 * self.MARGIN + 1
+        drawn = torch.randint(2 * places**2, (len(images),), generator=self.generator)
+        drawn = drawn.to(images.device, non_blocking=True)  # or a GPU's queue would run empty
+        return crop_flip(images, self.black, drawn // 2 // places, drawn // 2 % places, drawn % 2 == 1)
+
+
+def crop_flip(images, black, top, left, mirrored) -> torch.Tensor:
+    """Images [n, C, H, W] cropped from themselves in a margin of `black` [C], `top` and `left` [n] pixels from its corner, then
+    `mirrored` [n] or not; channels last in memory."""
+    n, channels, height, width = images.shape
+    margin, device = CropFlip.MARGIN, images.device
+    high, wide = height + 2 * margin, width + 2 * margin
+    framed = black.to(device).expand(n, high, wide, channels).contiguous()
+    framed[:, margin:-margin, margin:-margin] = images.permute(0, 2, 3, 1)
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = left[:, None] + torch.arange(width, device=device)
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    image = torch.arange(n, device=device)[:, None, None]
+    pixels = ((image * high + rows[:, :, None]) * wide + columns[:, None]).flatten()
+    return framed.flatten(0, 2)[pixels].view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def batches(
@@ -143,7 +182,7 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
         paths, of_test = ([split.paths[i] for i in part] for split, part in zip(both, chosen))
         sample = balanced_order(y.cpu().numpy())[:1000]
         x, x_test = _streamed(paths, of_test, sample, torch.device(device), image_size)
-        return Dataset(x, y, x_test, y_test, n_classes)
+        return Dataset(x, y, x_test, y_test, n_classes, x.standardise(torch.zeros(1, 3, 1, 1)).flatten())
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     if scale == "published":
         mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
@@ -161,7 +200,7 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
             images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
 
-    return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes)
+    return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes, (-mean / std).flatten().to(device))
 
 
 def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
@@ -359,6 +398,7 @@ SOURCES: dict[str, tuple[Callable, tuple[int, ...] | None]] = {
     "separable": (_separable, (2000, 1, 8, 8)),
     "unconstrained": (_unconstrained, (10_000, 1, 1, 1)),
 }
+NO_IMAGES = ("separable", "unconstrained")  # points and labels, only shaped like images
 
 # mean and standard deviation of each channel, of pixels from 0 to 1, as the authors' released code has them
 PUBLISHED = {

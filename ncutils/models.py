@@ -3,8 +3,8 @@
 `width` scales every layer; width 64 is the paper's, with p = 8 width = 512. Initialisation is PyTorch's default
 (which gives NC0 = sqrt(K/3) at the start, the paper's 1.77 to 1.83 for K = 10). Convolutions carry no bias, which the
 BatchNorm after each would remove; those of the authors' released code (`net="released"`) do, and so draw other weights from the
-same seed: with theirs, the paper's own. Where a ReLU and a max-pooling meet, the pooling comes first: they commute, and
-the ReLU then has a quarter of the work.
+same seed: with theirs, the paper's own. Their ViT has an initialisation and dropout of its own. Where a ReLU and a max-pooling
+meet, the pooling comes first: they commute, and the ReLU then has a quarter of the work.
 
 A network is made from `width`, the training images' shape [N, C, H, W] and K.
 """
@@ -141,10 +141,10 @@ def ufm(width: int, shape: tuple[int, ...], n_classes: int) -> UFM:
 class PatchTokens(nn.Module):
     """Images [N, C, H, W] -> tokens [N, 1 + patches, p]: a linear map of each patch, a class token, learned positions."""
 
-    def __init__(self, channels: int, patches: int, patch: int, p: int):
+    def __init__(self, channels: int, patches: int, patch: int, p: int, class_token=torch.zeros):
         super().__init__()
         self.patch = nn.Conv2d(channels, p, patch, stride=patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, p))
+        self.class_token = nn.Parameter(class_token(1, 1, p))
         self.position = nn.Parameter(0.02 * torch.randn(1, 1 + patches, p))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -164,22 +164,104 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
     Left open by the paper, chosen here: LayerNorm before each block and at the end, MLPs of 4 p units with GELU, a class token.
     """
-    _, channels, image_size, _ = shape
-    if image_size % 4:
-        raise ValueError(
-            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}"
-        )
-    p = 8 * width
+    p, patches = 8 * width, _patches_of(shape)
     layer = nn.TransformerEncoderLayer(
         p, 8, 4 * p, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     features = nn.Sequential(
-        PatchTokens(channels, (image_size // 4) ** 2, 4, p),
+        PatchTokens(shape[1], patches, 4, p),
         nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
         ClassToken(),
         nn.LayerNorm(p),
     )
     return Classifier(features, p, n_classes)
+
+
+def _patches_of(shape: tuple[int, ...]) -> int:
+    """Number of a ViT's patches, of 4 x 4 pixels."""
+    image_size = shape[2]
+    if image_size % 4:
+        raise ValueError(
+            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}"
+        )
+    return (image_size // 4) ** 2
+
+
+class Dropout(nn.Module):
+    """In training mode each value becomes 0 with probability `rate`, or is divided by 1 - rate.
+
+    Masks are drawn from `generator`, on the device of the values (None: torch's own). Its state is part of the state_dict, so
+    that a training goes on with the masks that it would have had. 16 random bits decide for each value, which is faster
+    than a number for each; so `rate` is rounded to a multiple of 2^-16, 0.1 to 0.100006.
+    """
+
+    def __init__(self, rate: float, generator: torch.Generator | None = None):
+        super().__init__()
+        self.below, self.generator = round(2**16 * rate), generator
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        bits.random_(-(2**63), None, generator=self.generator)
+        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.below - 2**15
+        return x * (kept.to(x.dtype) / (1 - self.below / 2**16))
+
+    def get_extra_state(self) -> torch.Tensor | None:
+        """State of the generator."""
+        return self.generator.get_state() if self.generator else None
+
+    def set_extra_state(self, state: torch.Tensor | None) -> None:
+        """State of the generator, if there is one; from a checkpoint it may lie on any device."""
+        if self.generator and state is not None:
+            self.generator.set_state(state.cpu())
+
+
+class Attention(nn.Module):
+    """Self-attention [N, T, p] -> [N, T, p] in 8 heads: queries, keys and values without bias, dropout on the probabilities."""
+
+    HEADS = 8
+
+    def __init__(self, p: int, dropout: float):
+        super().__init__()
+        # rows: queries, keys and values of the first head, p / 8 each, then of the next
+        self.qkv = nn.Linear(p, 3 * p, bias=False)
+        self.dropout = Dropout(dropout)
+        self.out = nn.Linear(p, p)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(tokens).unflatten(2, (self.HEADS, 3, -1)).transpose(1, 2).unbind(3)
+        probabilities = ((q / math.sqrt(q.shape[-1])) @ k.mT).softmax(-1)
+        return self.out((self.dropout(probabilities) @ v).transpose(1, 2).flatten(2))
+
+
+def released_vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+    """The released ViT: patches, p, layers and heads as in `vit`; MLPs of p units, no LayerNorm at the end, queries, keys and
+    values without bias, dropout 0.1 on the tokens at the start, on attention's probabilities and after each branch."""
+    p, dropout = 8 * width, 0.1
+
+    def block() -> nn.Sequential:
+        attention = nn.Sequential(nn.LayerNorm(p), Attention(p, dropout), Dropout(dropout))
+        mlp = nn.Sequential(nn.LayerNorm(p), nn.Linear(p, p), nn.GELU(), nn.Linear(p, p), Dropout(dropout))
+        return nn.Sequential(Residual(attention), Residual(mlp))
+
+    tokens = PatchTokens(shape[1], _patches_of(shape), 4, p, class_token=torch.randn)
+    features = nn.Sequential(tokens, Dropout(dropout), *(block() for _ in range(6)), ClassToken())
+    return Classifier(features, p, n_classes).apply(_released_start)
+
+
+def _released_start(module: nn.Module) -> None:
+    """The released ViT's initialisation, once all layers have drawn torch's default: N(0, 0.02) everywhere, biases 0."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        # without bias are the matrices of queries, keys and values alone: 3 a head, each drawn by itself
+        parts = 3 * Attention.HEADS if module.bias is None else 1
+        for part in module.weight.detach().chunk(parts):
+            nn.init.normal_(part, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, PatchTokens):
+        nn.init.trunc_normal_(module.position, std=0.02)  # cut at -2 and 2: never
+        nn.init.trunc_normal_(module.class_token, std=0.02)
 
 
 def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
@@ -196,5 +278,5 @@ def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit": vit, "resnet50": resnet50}
 # github.com/jydzhao/neural_collapse_optimizer at 7cab4a5: the same layers in the same order, so that a seed gives their weights
-RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9}
+RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9, "vit": released_vit}
 NETS: dict[str, dict[str, Any]] = {"book": ARCHITECTURES, "released": RELEASED}

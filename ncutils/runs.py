@@ -72,6 +72,10 @@ class Run(BaseModel):
     net: Literal["book", "released"] = Field("book", description="released: see models.RELEASED")
     fit: Literal["pad", "resize"] = Field("pad", description="how 28 x 28 images become 32 x 32")
     scale: Literal["measured", "published"] = Field("measured", description="see data.PUBLISHED")
+    augment: Literal["none", "crop-flip", "crop-flip-measured"] = Field(
+        "none",
+        description="training images in each step, or in the passes that measure, too: see data.CropFlip",
+    )
 
     @model_validator(mode="after")
     def _fields_fit(self) -> Run:
@@ -82,6 +86,10 @@ class Run(BaseModel):
             known = ", ".join(data.PUBLISHED)
             why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
             raise _NotAllowed("scale", self.scale, why)
+        if self.augment != "none" and (self.arch == "ufm" or self.dataset in data.NO_IMAGES):
+            name = "arch" if self.arch == "ufm" else "dataset"
+            why = f"{name} {getattr(self, name)!r} has no images to crop, so it must be 'none'"
+            raise _NotAllowed("augment", self.augment, why)
         return self
 
     def __init__(self, **fields):
@@ -108,8 +116,11 @@ class Run(BaseModel):
     @classmethod
     def released(cls, optimizer: str, wd: float, *, dataset: str, **fields) -> Run:
         """`Run.named` with all that the authors' released code decides beside it: their network, images resized, their
-        normalisation. The decay is the one asked for, where their AdamW always has 0.01."""
+        normalisation, CIFAR10 augmented, when it is measured, too. The decay is the one asked for, where the AdamW of their
+        ResNet9 and VGG9 always has 0.01."""
+        cifar10 = dataset in ("CIFAR10", "cifar10-jpeg")
         theirs = {"net": "released", "fit": "resize", "scale": "published"}
+        theirs["augment"] = "crop-flip-measured" if cifar10 else "none"
         return cls.named(optimizer, wd, dataset=dataset, **theirs | fields)
 
     @property  # not cached: model_copy(update=...) would keep the old one

@@ -9,17 +9,26 @@ import torch
 import torch.nn.functional as F
 
 from ncutils import data, metrics
-from ncutils.models import NETS
+from ncutils.models import NETS, Dropout
 from ncutils.optimizers import make_optimizer
 from ncutils.runs import Run
 
 
 def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
-    """The untrained network of a Run, seeded by it: the same on every device."""
+    """The untrained network of a Run, seeded by it: the same on every device. Dropout's masks are drawn there, from a generator
+    that the Run seeds, too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
+    masks = torch.Generator(device).manual_seed(run.seed)
+    for dropout in dropouts(model):
+        dropout.generator = masks
     return model.to(device, memory_format=torch.channels_last)
+
+
+def dropouts(model: torch.nn.Module) -> list[Dropout]:
+    """The network's Dropout modules."""
+    return [module for module in model.modules() if isinstance(module, Dropout)]
 
 
 def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
@@ -39,14 +48,16 @@ class Step:
     """A training step (x, y) -> loss. On a GPU a CUDA graph replays it, so that no kernel waits for Python.
 
     A graph holds the learning rate as a number: it is captured anew when the rate changes, after `WARM_UP` ordinary steps.
-    The last, smaller batch of an epoch is an ordinary step, too, and so is every one of a rule that a notebook added.
+    The last, smaller batch of an epoch is an ordinary step, too, and so is every one of a rule that a notebook added, or of a
+    network with dropout, whose generator a graph does not know.
     """
 
     WARM_UP = 3
 
     def __init__(self, model, optimizer, run: Run):
         self.model, self.optimizer, self.run = model, optimizer, run
-        self.graphed = model.classifier.weight.is_cuda and run.rule in ("sgd", "adam", "signum")
+        known = run.rule in ("sgd", "adam", "signum") and not dropouts(model)
+        self.graphed = model.classifier.weight.is_cuda and known
         self.size: int | None = None
         self.rate: float | None = None
         self.replay: Callable | None = None
@@ -98,12 +109,12 @@ def _aside(call):
     return result
 
 
-def epoch(step: Step, images, labels, order) -> float:
+def epoch(step: Step, images, labels, order, augment: data.CropFlip | None = None) -> float:
     """One pass over the training set; returns its mean loss, read back once so that a GPU never waits."""
     step.model.train()
     total = torch.zeros((), device=labels.device)
     for x, y in batches(images, labels, step.run.batch_size, order):
-        total += step(x, y) * len(y)
+        total += step(augment(x) if augment else x, y) * len(y)
     return float(total) / len(labels)
 
 
@@ -118,7 +129,14 @@ def batches(images, labels, size, order):
 
 
 @torch.inference_mode()
-def evaluate(model, images, labels: torch.Tensor, precision: str = "float32", batch_size: int = 128):
+def evaluate(
+    model,
+    images,
+    labels: torch.Tensor,
+    precision: str = "float32",
+    batch_size: int = 128,
+    augment: data.CropFlip | None = None,
+):
     """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes).
 
     A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long. A GPU wants large ones.
@@ -131,19 +149,20 @@ def evaluate(model, images, labels: torch.Tensor, precision: str = "float32", ba
     else:
         parts = (images[i : i + batch_size] for i in range(0, len(labels), batch_size))
     for part, batch in zip(features.split(batch_size), parts):
-        part.copy_(features_of(model, batch, precision))
+        part.copy_(features_of(model, augment(batch) if augment else batch, precision))
     logits = model.classifier(features)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return features, float(F.cross_entropy(logits.double(), labels)), float(accuracy)
 
 
-def measure(model, dataset, run) -> dict:
-    """A row of the History. The training set passes through the network once for the loss and all metrics."""
+def measure(model, dataset, run, augment: data.CropFlip | None = None) -> dict:
+    """A row of the History. The training set passes through the network once for the loss and all metrics, augmented where
+    `augment` is given; the test set is never augmented."""
     test, test_loss, test_acc = evaluate(
         model, dataset.test_images, dataset.test_labels, run.precision, run.batch_size
     )
     features, train_loss, train_acc = evaluate(
-        model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size
+        model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size, augment
     )
     row = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
     if not math.isfinite(train_loss):

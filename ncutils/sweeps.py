@@ -208,8 +208,19 @@ def _attempt(run, store, wait, device, progress) -> History | Exception | None:
         return error
 
 
+def same_steps(run: Run) -> Run:
+    """The Run that stands for all those that take its steps but for rounding: without momentum SGD and SGDW both take
+    lr * (gradient + wd * w) off the weights w, at every decay, and SGD stands for the two. Any other Run stands for
+    itself.
+    """
+    if run.rule != "sgd" or run.momentum or run.coupled_wd:
+        return run
+    return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
+
+
 def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None, workers: int | None) -> str:
-    """A grid's counts by setting, and what its missing runs would take: their number times what a step costs here and now."""
+    """How many runs of a grid differ in mathematics (`same_steps`), its counts by setting, and what its missing runs would
+    take: their number times what a step costs here and now."""
     import pandas as pd
 
     rows = [(run.arch, run.dataset, name, 1, run.hash) for name, run in entries]
@@ -217,12 +228,15 @@ def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None,
     counts["distinct"] = ~counts["hash"].duplicated()
     counts["stored"] = counts["distinct"] & ~counts["hash"].isin([run.hash for run in missing])
     by_setting = counts.drop(columns="hash").groupby(["arch", "dataset", "optimizer"], sort=False).sum()
+    differ = len({same_steps(run).hash for _, run in entries})
+    text = f"{differ} differ in mathematics (SGD and SGDW without momentum take the same steps)\n"
+    text += by_setting.to_string()
     if not missing:
-        return by_setting.to_string()
+        return text
     seconds, workers = sum(seconds_a_run(missing, device).values()), workers or default_workers(device)
     where = pick_device(device)
     return (
-        f"{by_setting.to_string()}\n{len(missing)} to train: {_duration(seconds)} of one worker, "
+        f"{text}\n{len(missing)} to train: {_duration(seconds)} of one worker, "
         f"{_duration(seconds / workers)} with {workers}, by the time of three steps of each kind of network on this "
         f"{'GPU' if where.type == 'cuda' else 'CPU'} ({device_name(where)})"
     )

@@ -74,6 +74,10 @@ def theorem31_bound(lr, wd, momentum, steps: int) -> np.ndarray:
     """Theorem 3.1's bound on alpha_t / alpha_0 [steps + 1, ...] without its constant C and its additive O(lr).
 
     exp(-lr wd t / log(1/beta)) for beta > 0, (1 - lr wd)^t for beta = 0. The theorem assumes 2 wd / log(1/beta) < 1.
+    As printed it bounds alpha_t itself; its C is a constant for all starts only with alpha_0 before it, as in Eq. 19.
+
+    For lr -> 0 at fixed lr t the exact alpha goes to alpha_0 exp(-2 lr wd t / (1 - beta)), under the bound for every wd. The
+    O(lr) is not uniform, though: past lr wd = log(1/beta)^2 the exponential alone ends below alpha by any factor.
     """
     lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
     t = _steps(steps, np.broadcast_shapes(lr.shape, wd.shape, momentum.shape))
@@ -158,7 +162,11 @@ def theorem33(K, wd, lr, steps: int) -> np.ndarray:
 
 
 def signgdw_limit(K, wd) -> np.ndarray:
-    """Theorem 3.3's limit of alpha, (K - 2)^2 / wd^2."""
+    """Theorem 3.3's limit of alpha, (K - 2)^2 / wd^2.
+
+    With any features and p columns of W the same argument gives a ceiling of NC0 under SignumW, sqrt(p) (K - 2) / wd: each
+    column of the averaged gradient sums to zero (Lemma E.4), so its signs never all agree and sum to K - 2 at most.
+    """
     K, wd = _classes(K), _decay(wd)
     if not (wd > 0).all():
         raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha grows without limit")
@@ -221,7 +229,8 @@ def lemma_e5(W, V, gradient, lr, wd, momentum) -> tuple[float, float]:
     """Both sides of Lemma E.5 for one step of SGD with momentum from weights W [K, p] and momentum buffer V [K, p].
 
     (alpha_{t+1} - alpha_t) / lr = -2 beta omega - 2 gamma - 2 wd alpha + lr nu_{t+1}, with <A B^T, J/K> for (V, W),
-    (gradient, W), (W, W) and (V_{t+1}, V_{t+1}). Whatever the gradient.
+    (gradient, W), (W, W) and (V_{t+1}, V_{t+1}). Whatever the gradient. (Eq. 15, the recursion of omega that Theorem 3.1's
+    proof goes on with, has a sign error: omega_{t+1} = beta (1 - 2 lr wd) omega + wd (1 - lr wd) alpha - beta^2 lr nu.)
     """
     W, V, gradient = (np.asarray(x, dtype=np.float64) for x in (W, V, gradient))
     lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)

@@ -8,6 +8,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ncutils import data, machine
@@ -68,7 +69,7 @@ def train(
             for lr in rates[state.epoch :]:
                 for group in state.optimizer.param_groups:
                     group["lr"] = float(lr)
-                loss = epoch(step, dataset.train_images, dataset.train_labels, state.order)
+                loss = epoch(step, dataset.train_images, dataset.train_labels, state.order, state.augment)
                 state.epoch += 1
                 if not math.isfinite(loss) or (state.epoch in measured and not state.log(lr)):
                     diverged = state.epoch
@@ -101,27 +102,38 @@ def train(
 
 
 class State:
-    """A training between two epochs: network, optimizer, the generator of the samples' order, the number of epochs done, the
-    measured rows, and the seconds spent so far and on measuring. A checkpoint holds it, as tensors, numbers and text alone."""
+    """A training between two epochs: network, optimizer, the generator of the samples' order and of their augmentation, the
+    number of epochs done, the measured rows, and the seconds spent so far and on measuring. A checkpoint holds it, as tensors,
+    numbers and text alone; with the network the generator of its dropout's masks."""
 
     def __init__(self, run: Run, dataset: data.Dataset, device: torch.device):
         self.run, self.dataset = run, dataset
         self.model = make_model(run, dataset, device)
         self.optimizer = run_optimizer(self.model, run)
         self.order = torch.Generator().manual_seed(run.seed)
+        self.augment = data.CropFlip(dataset.black, self.order) if run.augment != "none" else None
         self.epoch, self.spent, self.measuring = 0, 0.0, 0.0
         self.rows: list[dict] = []
 
     def log(self, lr: float) -> bool:
         """Adds a row for the epoch just ended, unless the loss is no longer finite."""
         start = time.perf_counter()
-        row = measure(self.model, self.dataset, self.run)
+        row = measure(self.model, self.dataset, self.run, self._augment_measured())
         self.measuring += time.perf_counter() - start
         if self.epoch and not math.isfinite(row["train_loss"]):
             return False
         step = self.epoch * math.ceil(len(self.dataset.train_labels) / self.run.batch_size)
         self.rows.append({"epoch": self.epoch, "step": step, "lr": lr, **row})
         return True
+
+    def _augment_measured(self) -> data.CropFlip | None:
+        """How the training images are augmented in the evaluation after this epoch: drawn anew from seed and epoch, so that
+        training goes on as if there had been none."""
+        if self.run.augment != "crop-flip-measured":
+            return None
+        # hashed to the 32 bits of a seed that torch's generator looks at
+        (seed,) = np.random.SeedSequence((self.run.seed, self.epoch)).generate_state(1).tolist()
+        return data.CropFlip(self.dataset.black, torch.Generator().manual_seed(seed))
 
     def keep(self, checkpoint: Path) -> None:
         """Writes a checkpoint, whole or not at all."""

@@ -160,6 +160,7 @@ def test_a_machine_without_ray(tmp_path, monkeypatch, capsys):
         {"width": 100_000},
         {"width": 100_000, "arch": "vgg9"},
         {"width": 100_000, "arch": "vit"},
+        {"width": 100_000, "arch": "vit", "net": "released"},
         {"width": 100_000, "arch": "resnet50"},
         {"width": 100_000, "arch": "mlp"},
         {"width": 100_000, "arch": "ufm", "dataset": "unconstrained", "batch_size": 10_000, "rule": "adam"},
@@ -300,6 +301,10 @@ def test_class_folders_that_differ(tmp_path, monkeypatch):
         ({"batch_size": 39}, "batch_size = 39 is not allowed with 40 training images"),
         ({"arch": "ufm"}, "arch = 'ufm' has features for all 1437 samples at once"),
         ({"arch": "vit", "image_size": 10}, "arch = 'vit' needs images of a multiple of 4 pixels"),
+        (
+            {"arch": "vit", "image_size": 10, "net": "released"},
+            "arch = 'vit' needs images of a multiple of 4",
+        ),
     ],
 )
 def test_runs_that_do_not_fit_their_data(fields, sentence):

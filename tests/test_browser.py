@@ -13,7 +13,7 @@ PICTURES = ROOT / "_build" / "screenshots"
 PHONE = {"width": 390, "height": 844}
 # pages of every kind, kept as pictures
 SHOWN = (
-    "intro",
+    "chapters/intro",
     "chapters/01_neural_collapse",
     "chapters/04_explore",
     "chapters/06_theorem_3_1",

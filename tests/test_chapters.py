@@ -13,7 +13,7 @@ import yaml
 from nbformat import v4
 
 from ncutils.book.pages import check_parameters
-from ncutils.book.published import TABLE1_SETTING
+from ncutils.book.published import FIGURE14, TABLE1_SETTING
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.store import Store
 from ncutils.training import Run
@@ -187,6 +187,25 @@ def test_paper_profile_is_the_papers_setting():
     given = yaml.safe_load((ROOT / "params" / "paper" / "03_adamw.yaml").read_text())
     for name in ("dataset", "width", "epochs", "momentum", "wd", "lr_sgd"):
         assert given[name] == TABLE1_SETTING[name]
+    longer = yaml.safe_load((ROOT / "params" / "paper" / "13_more_epochs.yaml").read_text())
+    assert tuple(map(tuple, longer["sgd"])) == FIGURE14
+
+
+@pytest.mark.parametrize("chapter", ["03_adamw", "05_interpolation", "06_theorem_3_1", "13_more_epochs"])
+def test_paper_profile_trains_what_was_released(chapter, tmp_path, real_data):
+    """The paper profile, made small: each run that it trains has the released network, images and first seed."""
+    small = {"width": 4, "n_train": 300, "n_test": 100, "epochs": 12, "epochs_before": 6}
+    small = {
+        name: value for name, value in small.items() if name in declared(ROOT / f"chapters/{chapter}.ipynb")
+    }
+    file = ROOT / f"params/paper/{chapter}.yaml"
+    done = papermill(ROOT / f"chapters/{chapter}.ipynb", tmp_path / "out.ipynb", "-f", str(file), **small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = [h.run for h in Store().histories()]
+    expected = Run.released("SGD", 0, dataset=runs[0].dataset, seed=3141)
+    fields = ("dataset", "net", "fit", "scale", "augment", "seed")
+    assert len(runs) >= 6
+    assert all(getattr(run, name) == getattr(expected, name) for run in runs for name in fields)
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)

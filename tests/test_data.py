@@ -198,3 +198,80 @@ def test_pixels_are_standardised_as_they_are_taken():
     images = (taken, whole)
     by_size = [next(step.batches(x, torch.arange(20), 32, None))[0] for x in images]
     assert torch.equal(*by_size)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_is_augmented_as_torchvision_augments_an_image(channels, monkeypatch):
+    """Each 8-bit image through torchvision's own transforms, which are told what was drawn."""
+    from torchvision import transforms
+
+    pixels = torch.randint(0, 256, (60, channels, 32, 32), dtype=torch.uint8)
+    mean, std = torch.rand(channels) / 2 + 0.2, torch.rand(channels) / 4 + 0.2
+    parts = 255 * mean[None, :, None, None], 255 * std[None, :, None, None]
+    top, left = torch.randint(0, 9, (2, 60))
+    mirrored = torch.arange(60) % 2 == 0
+    got = data.crop_flip(data.Pixels(pixels, *parts)[:], -mean / std, top, left, mirrored)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    for i in range(60):
+        place = int(top[i]), int(left[i]), 32, 32
+        monkeypatch.setattr(transforms.RandomCrop, "get_params", lambda *_, place=place: place)
+        transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(float(mirrored[i])),
+                transforms.ToTensor(),
+                transforms.Normalize(mean.tolist(), std.tolist()),
+            ]
+        )
+        image = pixels[i].permute(1, 2, 0).numpy()
+        expected = transform(Image.fromarray(image[:, :, 0] if channels == 1 else image))
+        torch.testing.assert_close(got[i], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_all_crops_and_flips_are_equally_likely():
+    """9 x 9 places, mirrored or not: recognised by their pixels, counted, chi-squared."""
+    image = 1.0 + torch.arange(64.0).view(1, 1, 8, 8)
+    framed = torch.nn.functional.pad(image, (4, 4, 4, 4))
+    known = {}
+    for top in range(9):
+        for left in range(9):
+            crop = framed[0, 0, top : top + 8, left : left + 8]
+            for seen in (crop, crop.fliplr()):
+                known[seen.numpy().tobytes()] = len(known)
+    assert len(known) == 162
+    augment = data.CropFlip(torch.zeros(1), torch.Generator().manual_seed(0))
+    seen = augment(image.expand(162 * 100, 1, 8, 8))
+    counts = np.bincount([known[crop[0].numpy().tobytes()] for crop in seen.contiguous()], minlength=162)
+    assert ((counts - 100) ** 2 / 100).sum() < 161 + 4 * np.sqrt(2 * 161)
+
+
+def test_augmentation_draws_from_its_generator_alone():
+    images, draws = torch.randn(50, 1, 8, 8), [torch.Generator().manual_seed(3) for _ in range(2)]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first, second = (data.CropFlip(torch.zeros(1), generator)(images) for generator in draws)
+    assert torch.equal(torch.rand(3), expected) and torch.equal(first, second)
+    assert not torch.equal(data.CropFlip(torch.zeros(1), draws[0])(images), first)
+
+
+@pytest.mark.parametrize("image_size", [None, 8])
+def test_the_margin_is_as_black_as_a_black_image(image_size, tmp_path, monkeypatch):
+    make_folder(tmp_path / "pets")
+    Image.new("RGB", (8, 8)).save(tmp_path / "pets/train/cat/0.png")
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    pets = data.load("pets", image_size=image_size)
+    (images,) = data.batches(pets.train_images, [torch.arange(8)])
+    assert torch.equal(images[0], pets.black[:, None, None].expand(3, 8, 8)) and (pets.black < 0).all()
+    corner = torch.zeros(8, dtype=int)
+    cropped = data.crop_flip(images, pets.black, corner, corner, corner == 0)
+    assert torch.equal(cropped[0], images[0]) and torch.equal(
+        cropped[:, :, 4:, :4], images[:, :, :4, :4].flip(3)
+    )
+    assert (cropped[:, :, :4] == pets.black[:, None, None]).all()
+
+
+def test_black_on_the_published_scale(real_data):
+    fashion = data.load("FashionMNIST", n_train=20, n_test=10, scale="published")
+    assert float(fashion.black) == pytest.approx(-0.2860 / 0.3530)
+    assert float(fashion.train_images.min()) == float(fashion.black)  # its own margin

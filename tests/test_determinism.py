@@ -101,12 +101,26 @@ def test_a_run_interrupted_at_random_epochs_is_the_run(rule, times, tmp_path, mo
 
 
 @pytest.mark.counts("runs compared")
-def test_a_streamed_resnet50_interrupted_is_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "fields", [{}, {"arch": "vit", "net": "released", "rule": "adam"}], ids=["resnet9", "vit"]
+)
+@pytest.mark.parametrize("augment", ["none", "crop-flip", "crop-flip-measured"])
+def test_an_augmented_run_and_one_with_dropout_interrupted_are_the_run(
+    fields, augment, tmp_path, monkeypatch
+):
+    run = Run(width=2, n_train=300, epochs=4, lr=0.01, measure="every", augment=augment, **fields)
+    goes_on_to_the_same(
+        run, random.Random(f"{fields} {augment}").sample(range(1, 4), 2), tmp_path, monkeypatch
+    )
+
+
+@pytest.mark.counts("runs compared")
+@pytest.mark.parametrize("augment", ["none", "crop-flip-measured"])
+def test_a_streamed_resnet50_interrupted_is_the_run(augment, tmp_path, monkeypatch):
     make_folder(tmp_path / "small", sizes=((40, 30), (33, 50)))
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
-    run = Run(
-        arch="resnet50", width=2, dataset="small", image_size=32, precision="bf16", epochs=3, batch_size=4
-    )
+    common = {"arch": "resnet50", "width": 2, "dataset": "small", "image_size": 32, "precision": "bf16"}
+    run = Run(epochs=3, batch_size=4, augment=augment, **common)
     goes_on_to_the_same(run, [random.Random(0).choice([1, 2])], tmp_path, monkeypatch)
 
 

@@ -16,6 +16,7 @@ import yaml
 from ncutils.book import published
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.store import read_grid
+from ncutils.sweeps import same_steps
 from tests.test_chapters import outputs, papermill, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,6 +145,30 @@ def test_sentences_and_table_say_what_is_stored(chapter, stored, count):
     count("numbers found in the results", 3 * len(claims) + 3 * 4 * 6)
 
 
+def test_pairs_are_counted_apart_where_adamws_decay_has_hardly_acted(chapter, stored, count):
+    """AdamW against Adam in the laptop grid: paired here anew, and the budget added up from the schedule."""
+    names = {run.hash for _, run in read_grid(ROOT / "params/laptop/grid.yaml")}
+    runs = stored[stored.run.isin(names) & (stored.arch == "resnet9") & (stored.dataset == "FashionMNIST")]
+    runs = runs[(runs.train_acc >= 0.99) & ~runs.diverged & (runs.rule == "adam")]
+    alike, columns = ["lr", "momentum", "seed"], ("nc0", "nc1", "nc2", "nc3")
+    pairs = {True: [], False: []}
+    for _, run in runs[runs.decoupled_wd > 0].iterrows():
+        coupled = runs[(runs.coupled_wd > 0) & (runs.coupled_wd <= run.decoupled_wd)]
+        coupled = coupled[(coupled[alike] == run[alike]).all(axis=1)]
+        if len(coupled):
+            steps = 16 * (20 + 2 + 0.2)  # 16 an epoch; the learning rate drops after epochs 20 and 40
+            has_acted = run.decoupled_wd * run.lr * steps >= 1
+            pairs[has_acted].append((run, coupled.loc[coupled.coupled_wd.idxmax()]))
+    said = {}
+    for has_acted, found in pairs.items():
+        higher = {column: sum(run[column] > other[column] for run, other in found) for column in columns}
+        counts = ", ".join(f"{column.upper()} in {n} of {len(found)}" for column, n in higher.items())
+        said[has_acted] = f"AdamW above Adam in {counts} pairs."
+    assert f"(a budget under 1): {said[False]} Where it has (1 or more): {said[True]}" in text_of(chapter)
+    assert len(pairs[False]) > len(pairs[True]) > 0
+    count("numbers found in the results", 2 * 2 * len(columns))
+
+
 def tables_of(output) -> list[pd.DataFrame]:
     """The tables with two rows of headings in an output."""
     found = []
@@ -179,6 +204,7 @@ def test_the_prose_counts_what_is_there(page, count):
     for path in (ROOT / "params").glob("*/grid.yaml"):
         entries = read_grid(path)
         known |= {len(entries), len({run.hash for _, run in entries})}
+        known |= {len({same_steps(run).hash for _, run in entries})}
     known |= {value for row in published.TABLE1.values() for value in row.values()}
     known |= {v for row in published.TABLE1_CHANGE.values() for v in row.values() if v is not None}
     text = (ROOT / page).read_text()

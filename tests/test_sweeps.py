@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from ncutils import sweeps
 from ncutils.__main__ import main
 from ncutils.book.published import GRID_LR, GRID_MOMENTUM, GRID_WD
+from ncutils.optimizers import make_optimizer
 from ncutils.store import Store, read_grid
-from ncutils.sweeps import seconds_a_run, train_all
+from ncutils.sweeps import same_steps, seconds_a_run, train_all
 from ncutils.training import Run
 from tests.test_data import make_folder
 
@@ -43,11 +45,71 @@ def test_the_papers_grid():
                 names.setdefault(run.hash, set()).add(name)
         assert sum(len(shared) == 2 for shared in names.values()) == 54
     expected = {
-        Run.named(name, wd, arch="vgg9", dataset="MNIST", width=64, lr=lr, momentum=beta).hash
+        Run.released(name, wd, arch="vgg9", dataset="MNIST", width=64, lr=lr, momentum=beta, seed=3141).hash
         for name in GRID_LR
         for lr, beta, wd in itertools.product(GRID_LR[name], GRID_MOMENTUM, GRID_WD[name])
     }
     assert expected == {run.hash for _, run in entries if (run.arch, run.dataset) == ("vgg9", "MNIST")}
+
+
+def test_the_released_grid():
+    """Every entry is what `Run.released` makes, AdamW has one decay, and but for that and CIFAR10's augmentation it is the paper's."""
+    entries = read_grid(ROOT / "params/paper/released.yaml")
+    assert len(entries) == len({(name, run.hash) for name, run in entries}) == 3888 - 6 * 18 * 5
+    # SGD with SGDW and Signum with SignumW share their runs at decay 0, AdamW and Adam none
+    assert len({run.hash for _, run in entries}) == 3348 - 6 * 2 * 18
+    assert {run.wd for name, run in entries if name == "AdamW"} == {0.01}
+    wanted, text = set(), read_grid(ROOT / "params/paper/grid.yaml")
+    for name, run in text:
+        fields = run.model_dump(include={"arch", "width", "dataset", "lr", "momentum", "epochs", "seed"})
+        wanted.add((name, Run.released(name, 0.01 if name == "AdamW" else run.wd, **fields).hash))
+    assert wanted == {(name, run.hash) for name, run in entries}
+    augmented = {run.dataset for _, run in entries if run.augment != "none"}
+    assert augmented == {"CIFAR10"} and all(run.augment == "none" for _, run in text)
+
+
+def test_runs_that_differ_in_mathematics_alone_are_counted():
+    """By hand: without momentum the pairs of SGD and SGDW, at each learning rate and positive decay, are one more run in two."""
+    entries = {
+        profile: read_grid(ROOT / f"params/{profile}/grid.yaml") for profile in ("paper", "laptop", "quick")
+    }
+    counts = {
+        profile: (len({run.hash for _, run in of}), len({same_steps(run).hash for _, run in of}))
+        for profile, of in entries.items()
+    }
+    assert counts["paper"] == (3564, 3564 - 6 * 3 * 5) == (3564, 3474)
+    assert counts["laptop"] == (513, 513 - 5)  # ResNet9 on FashionMNIST alone has momentum 0, at one rate
+    assert counts["quick"] == (69, 69)  # SGD alone has
+
+
+@pytest.mark.parametrize(
+    ("rule", "momentum", "both", "same"),
+    [
+        ("sgd", 0, False, True),
+        ("sgd", 0.5, False, False),
+        ("signum", 0, False, False),
+        ("sgd", 0, True, False),
+    ],
+)
+def test_same_steps_are_the_same_steps(rule, momentum, both, same):
+    """In float64, with the gradient of a small softmax regression and a learning rate that changes."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=generator, dtype=torch.float64), torch.arange(40) % 5
+    start = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    split = {"coupled_wd": 0.1, "decoupled_wd": 0.2} if both else {"decoupled_wd": 0.3}
+    ends = []
+    for decays in (split, {"coupled_wd": 0.3}):
+        w = start.clone().requires_grad_()
+        optimizer = make_optimizer([w], rule, lr=0.2, momentum=momentum, **decays)
+        for step in range(100):
+            optimizer.param_groups[0]["lr"] = 0.2 / (1 + step // 40)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(x @ w.T, y).backward()
+            optimizer.step()
+        ends.append(w.detach())
+    runs = [Run(rule=rule, momentum=momentum, **decays) for decays in (split, {"coupled_wd": 0.3})]
+    assert torch.allclose(*ends, rtol=1e-12, atol=1e-13) == same
+    assert (same_steps(runs[0]) == same_steps(runs[1])) == same and runs[0].hash != runs[1].hash
 
 
 def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
@@ -81,7 +143,8 @@ def test_the_laptop_grid_has_all_settings():
 def test_dry_run_counts_and_trains_nothing(capsys):
     assert main(["sweep", str(ROOT / "params/quick/grid.yaml"), "--dry-run", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("75 runs, 69 distinct, 0 stored\n") and "69 to train: " in printed
+    assert printed.startswith("75 runs, 69 distinct, 0 stored\n69 differ in mathematics ")
+    assert "69 to train: " in printed
     assert not Store().histories()
 
 
@@ -90,7 +153,8 @@ def test_dry_run_of_the_papers_grid_needs_no_data(capsys, monkeypatch, tmp_path)
     monkeypatch.setattr("ncutils.sweeps._seconds_a_step", lambda run, device: 1.0)  # width 64 takes its time
     assert main(["sweep", str(ROOT / "params/paper/grid.yaml"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("3888 runs, 3564 distinct, 0 stored\n") and " days" in printed
+    assert printed.startswith("3888 runs, 3564 distinct, 0 stored\n3474 differ in mathematics ")
+    assert " days" in printed
 
 
 @pytest.mark.counts("bad inputs refused")

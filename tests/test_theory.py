@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from ncutils import theory
 from ncutils.book import published
 from ncutils.metrics import nc_metrics
+from ncutils.optimizers import make_optimizer
 from ncutils.runs import lr_schedule
 from ncutils.training import Run, lr_per_step
 
@@ -24,6 +25,19 @@ def test_the_papers_sgdw_follows_from_its_hyper_parameters():
         by_hand *= (1 - rate * 5e-4) ** 469
     assert law == pytest.approx(by_hand, rel=1e-10)
     assert round(100 * (law - 1), 1) == published.TABLE1_CHANGE["SGDW"]["nc0"] == -68.9
+
+
+def test_what_the_papers_decoupled_decay_does_to_nc0_in_figure_7():
+    """Chapter 05: the whole of wd 5e-4 decoupled, at the learning rates of the paper's grid for Adam, multiplied out here."""
+    shares = []
+    for rate in published.GRID_LR["AdamW"]:
+        lr = lr_per_step(Run(lr=rate, epochs=200), 60_000)
+        by_hand = (
+            np.prod([(1 - rate * drop * 5e-4) ** n for drop, n in zip((1, 0.1, 0.01), (66, 67, 67))]) ** 469
+        )
+        assert theory.nc0_law(lr, 5e-4, coupled=False)[-1] == pytest.approx(by_hand, rel=1e-9)
+        shares.append(round(100 * (1 - by_hand), 1))
+    assert shares == [1.7, 8.2, 15.8]
 
 
 def test_the_papers_sgd_is_below_float32():
@@ -121,6 +135,56 @@ def test_under_damped_the_exponential_is_37_orders_of_magnitude_off():
     assert int(orders) == 37
 
 
+@pytest.mark.parametrize("beta", [0.5, 0.9, 0.98])
+@pytest.mark.parametrize("wd", [0.001, 0.05, 2.0])  # the last is outside the theorem's hypothesis
+def test_for_small_learning_rates_theorem_3_1_holds_at_every_decay(beta, wd):
+    """At fixed lr t alpha goes to alpha_0 exp(-2 wd lr t / (1 - beta)), faster than the bound by 2 log(1/beta)/(1 - beta)."""
+    horizon, off = 0.2, []
+    for steps in (20_000, 80_000):
+        alpha = theory.nc0_law(np.full(steps, horizon / steps), wd, beta)[-1] ** 2
+        off.append(abs(np.log(alpha) + 2 * wd * horizon / (1 - beta)))
+        assert alpha < theory.theorem31_bound(horizon / steps, wd, beta, steps)[-1]
+    assert off[1] < 0.3 * off[0] < 0.03 * 2 * wd * horizon / (1 - beta)  # first order in lr
+    assert 2 * np.log(1 / beta) / (1 - beta) >= 2
+
+
+def trace_of_sgd(start, lr, wd, beta, steps=30):
+    """Alpha, omega and nu [3, steps + 1] of SGD with momentum from the matrices themselves, W_0 = `start` [K, p], V_0 = 0.
+
+    The gradients are random, their rows sum to zero as those of the cross-entropy loss do (Lemma E.4).
+    """
+    rng, (k, p) = np.random.default_rng(0), start.shape
+    w, v, j_over_k, found = start, np.zeros((k, p)), np.full((k, k), 1 / k), []
+    for _ in range(steps + 1):
+        found.append([np.sum(a @ b.T * j_over_k) for a, b in ((w, w), (v, w), (v, v))])
+        gradient = rng.normal(size=(k, p))
+        v = beta * v + gradient - gradient.mean(0) + wd * w
+        w = w - lr * v
+    return np.transpose(found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.01, 0.5), st.floats(0.01, 1.0), st.floats(0, 0.97), st.integers(0, 100))
+def test_eq_15_with_its_sign_corrected(lr, wd, beta, draw):
+    """As printed it is off by 2 lr wd (beta omega + wd alpha): the step of W is minus lr V, in both of its terms."""
+    alpha, omega, nu = trace_of_sgd(np.random.default_rng(draw).normal(size=(7, 5)), lr, wd, beta)
+    scale = np.abs(omega).max()
+    corrected = beta * (1 - 2 * lr * wd) * omega + wd * (1 - lr * wd) * alpha - beta**2 * lr * nu
+    printed = beta * omega + wd * (1 + lr * wd) * alpha - beta**2 * lr * nu
+    assert np.abs(omega[1:] - corrected[:-1]).max() < 1e-11 * scale
+    off = printed[:-1] - omega[1:]
+    assert np.allclose(off, 2 * lr * wd * (beta * omega + wd * alpha)[:-1], rtol=1e-6, atol=1e-11 * scale)
+    assert off[0] > 0.9 * 2 * lr * wd**2 * alpha[0] > 0
+
+
+def test_theorem_3_1_needs_alpha_0():
+    """Weights k times as large have an alpha k^2 times as large at every step: no constant C bounds alpha for all starts."""
+    start = np.random.default_rng(1).normal(size=(7, 5))
+    small, large = (trace_of_sgd(k * start, 0.1, 0.05, 0.9)[0] for k in (1, 1000))
+    assert np.allclose(large, 1e6 * small, rtol=1e-6)
+    assert np.allclose(small / small[0], theory.nc0_law(np.full(30, 0.1), 0.05, 0.9) ** 2)
+
+
 def test_lemma_e6_solves_its_equation():
     decay, beta = 0.002, 0.9
     t = np.linspace(0, 50, 20_001)
@@ -177,6 +241,44 @@ def test_decoupled_signgd_ends_at_the_limit_unless_float32_underflows():
         for wd in (0.05, 0.005)
     ]
     assert shares[0] == pytest.approx(0.9998, abs=3e-4) and shares[1] == pytest.approx(0.17, abs=0.01)
+
+
+def train_signumw(w, features, labels, lr, wd, momentum, steps):
+    """NC0 after each step [steps + 1] of SignumW on the cross-entropy loss, and the largest row sum of its signs."""
+    w, sums = w.clone().requires_grad_(), []
+    optimizer, found = make_optimizer([w], "signum", lr=lr, momentum=momentum, decoupled_wd=wd), []
+    for _ in range(steps):
+        found.append(float(w.detach().sum(0).norm()))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(features @ w.T, labels).backward()
+        optimizer.step()
+        average = optimizer.state[w]["average"] if momentum else w.grad
+        sums.append(float(average.sign().sum(0).abs().max()))
+    return np.array([*found, float(w.detach().sum(0).norm())]), max(sums)
+
+
+@pytest.mark.parametrize("K", [2, 3, 10])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_nc0_of_signumw_stays_under_its_ceiling(K, momentum):
+    """sqrt(p) (K - 2)/wd (1 - (1 - lr wd)^t) on top of what is left of the start: K - 2, since no column's signs all agree."""
+    p, lr, wd, steps = 12, 0.02, 0.5, 400
+    generator = torch.Generator().manual_seed(K)
+    features = torch.randn(20 * K, p, generator=generator, dtype=torch.float64)
+    start = torch.randn(K, p, generator=generator, dtype=torch.float64)
+    labels = torch.randint(K, (20 * K,), generator=generator)
+    nc0, most = train_signumw(start, features, labels, lr, wd, momentum, steps)
+    left = (1 - lr * wd) ** np.arange(steps + 1)
+    assert (nc0 <= np.sqrt(p) * (K - 2) / wd * (1 - left) + left * nc0[0] + 1e-9).all()
+    assert most <= K - 2
+    if K == 2:  # as many plus as minus: nothing but the decay is left
+        assert np.allclose(nc0, left * nc0[0], atol=1e-9)
+
+
+def test_the_ceiling_is_reached_in_theorem_3_3s_setting():
+    K, wd = 6, 0.2
+    etf = (torch.eye(K, dtype=torch.float64) - 1 / K) / np.sqrt(K - 1)
+    nc0, most = train_signumw(torch.zeros_like(etf), etf, torch.arange(K), 0.1, wd, 0.0, 2000)
+    assert most == K - 2 and nc0[-1] == pytest.approx(np.sqrt(K) * (K - 2) / wd, rel=1e-6)
 
 
 def test_coupled_signgd_rises_falls_and_oscillates():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 
 from ncutils import data, step, training
 from ncutils.metrics import KEYS, nc_metrics
-from ncutils.models import ARCHITECTURES, conv_block
+from ncutils.models import ARCHITECTURES, RELEASED, Dropout, conv_block
 from ncutils.runs import exact_law, lr_schedule, measured_epochs
 from ncutils.sweeps import train_all
 from ncutils.theory import nc0_law
@@ -91,11 +92,12 @@ def test_same_run_same_history():
     assert (other["nc0"] != first["nc0"]).all()
 
 
+@pytest.mark.parametrize("augment", ["none", "crop-flip-measured"])
 @pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
-def test_a_replayed_step_is_the_step(rule, monkeypatch):
+def test_a_replayed_step_is_the_step(rule, augment, monkeypatch):
     """All of the GPU's path but the capture: static inputs, a capture for each learning rate, the small last batch."""
     run = Run(
-        rule=rule, width=2, epochs=4, n_train=650, decoupled_wd=0.1, measure="ends"
+        rule=rule, width=2, epochs=4, n_train=650, decoupled_wd=0.1, measure="ends", augment=augment
     )  # 5 batches of 128 and one of 10
     whole = train(run, "cpu")
     captures, replays = [], []
@@ -117,12 +119,26 @@ def test_a_replayed_step_is_the_step(rule, monkeypatch):
     assert len(captures) == 3 and len(replays) == 4 * 5 - 3 * Graphed.WARM_UP  # three rates in four epochs
 
 
-def test_training_leaves_global_state_alone():
+def test_a_network_with_dropout_is_never_replayed():
+    """Its masks come from a generator that a CUDA graph would not advance."""
+    images = torch.zeros(2, 1, 8, 8)
+    for net in ("book", "released"):
+        run = Run(arch="vit", net=net, width=1)
+        model = make_model(run, data.Dataset(images, None, images, None, 10), torch.device("cpu"))
+        on_a_gpu = SimpleNamespace(weight=SimpleNamespace(is_cuda=True))
+        taken = step.Step(SimpleNamespace(modules=model.modules, classifier=on_a_gpu), None, run)
+        assert taken.graphed == (net == "book")
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"arch": "vit", "net": "released", "augment": "crop-flip-measured", "n_train": 200}]
+)
+def test_training_leaves_global_state_alone(fields):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
     torch.set_num_threads(2)
-    train(Run(epochs=1, width=2))
+    train(Run(epochs=1, width=2, **fields))
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == 2
 
 
@@ -233,10 +249,187 @@ def test_a_run_as_released(real_data):
         "AdamW", 5, dataset="FashionMNIST", width=2, n_train=300, n_test=100, epochs=2, measure="ends"
     )
     assert (run.net, run.fit, run.scale, run.decoupled_wd) == ("released", "resize", "published", 5)
-    assert Run.released("AdamW", 5, dataset="FashionMNIST", fit="pad").fit == "pad"
+    assert run.augment == "none" and Run.released("AdamW", 5, dataset="FashionMNIST", fit="pad").fit == "pad"
     history = train(run)
     plain = train(run.model_copy(update={"fit": "pad"}))
     assert history.final["nc1"] != plain.final["nc1"] and history.frame["nc4_test"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("arch", ["resnet9", "vgg9", "vit"])
+@pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST", "CIFAR10", "cifar10-jpeg"])
+def test_the_released_code_augments_cifar10_alone(arch, dataset):
+    run = Run.released("Adam", 0.1, dataset=dataset, arch=arch)
+    assert run.augment == ("none" if "MNIST" in dataset else "crop-flip-measured")
+    assert Run.released("Adam", 0.1, dataset=dataset, augment="crop-flip").augment == "crop-flip"
+    with pytest.raises(ValueError, match="none is known for dataset 'digits'"):
+        Run.released("Adam", 0.1, dataset="digits", arch=arch)
+
+
+def released_vit_anew(width, channels, size, seed, drop):
+    """The released ViT written anew, a matrix for each head: its weights by name, and images -> features with `drop` where it
+    has dropout. All layers draw torch's default first, and then, in the same order, what the network starts from."""
+    torch.manual_seed(seed)
+    p, nn = 8 * width, torch.nn
+    patch = nn.Conv2d(channels, p, 4, stride=4)
+    token, position = torch.randn(1, 1, p), torch.randn(1, 1 + (size // 4) ** 2, p)
+    blocks = []
+    for _ in range(6):
+        heads = [[nn.Linear(p, width, bias=False) for _ in range(3)] for _ in range(8)]
+        blocks.append((heads, *(nn.Linear(p, p) for _ in range(3))))
+    layers = [layer for heads, *others in blocks for layer in [*sum(heads, []), *others]]
+    head = nn.Linear(p, 10)
+    with torch.no_grad():
+        patch.weight.normal_(0, 0.02)
+        for parameter in (position, token):
+            nn.init.trunc_normal_(parameter, 0, 0.02)
+        for layer in [*layers, head]:
+            layer.weight.normal_(0, 0.02)
+        for layer in [patch, head, *(layer for layer in layers if layer.bias is not None)]:
+            layer.bias.zero_()
+
+    def normalised(x):
+        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+    def features(images):
+        x = torch.cat([token.expand(len(images), 1, p), patch(images).flatten(2).transpose(1, 2)], 1)
+        x = drop(x + position)
+        for heads, out, first, second in blocks:
+            y, found = normalised(x), []
+            for query, key, value in heads:
+                scores = torch.einsum("nid,njd->nij", query(y), key(y)) / math.sqrt(width)
+                found.append(
+                    torch.einsum("nij,njd->nid", drop(scores.exp() / scores.exp().sum(-1, True)), value(y))
+                )
+            x = x + drop(out(torch.cat(found, -1)))
+            y = first(normalised(x))
+            x = x + drop(second(y * (1 + torch.erf(y / math.sqrt(2))) / 2))
+        return x[:, 0]
+
+    weights = [patch.weight, position, token, *(layer.weight for layer in layers), head.weight]
+    return weights, features
+
+
+@pytest.mark.parametrize(
+    ("width", "channels", "size", "seed"), [(64, 3, 32, 3141), (8, 1, 32, 0), (3, 3, 8, 77), (1, 1, 16, 5)]
+)
+def test_the_released_vit_is_the_released_codes(width, channels, size, seed, monkeypatch):
+    """Its weights to the bit, its features to rounding; dropout's places by a function that stands in for the masks."""
+    run = Run(arch="vit", net="released", width=width, seed=seed)
+    images = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(0))
+    model = make_model(run, data.Dataset(images, None, images, None, 10), torch.device("cpu"))
+    weights, plain = released_vit_anew(width, channels, size, seed, lambda x: x)
+    tokens, _, *blocks, _ = model.features
+    found = [tokens.patch.weight, tokens.position, tokens.class_token]
+    for attention, mlp in ((a.branch, m.branch) for a, m in blocks):
+        found += [
+            *attention[1].qkv.weight.split(width),
+            attention[1].out.weight,
+            mlp[1].weight,
+            mlp[3].weight,
+        ]
+    for ours, theirs in zip([*found, model.classifier.weight], weights, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+    torch.testing.assert_close(model.eval().features(images), plain(images))
+    _, bent = released_vit_anew(width, channels, size, seed, lambda x: torch.tanh(3 * x))
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: torch.tanh(3 * x))
+    torch.testing.assert_close(model.features(images), bent(images))
+    if (width, seed) == (64, 3141):
+        assert float(model.classifier.weight.detach().sum(0).norm()) == pytest.approx(1.4457, abs=5e-5)
+
+
+def test_the_released_vit_at_width_64_counted_by_hand():
+    """Hidden 512, 6 layers, patch 4, MLPs of 512 units, queries, keys and values without bias: 9.5 million parameters."""
+    model = RELEASED["vit"](64, (100, 3, 32, 32), 10)
+    p = 512
+    block = 3 * p * p + 3 * (p * p + p) + 2 * 2 * p
+    by_hand = (3 * 16 * p + p) + p + 65 * p + 6 * block + p * 10 + 10
+    assert sum(x.numel() for x in model.parameters()) == by_hand == 9_522_698
+    assert model.eval().features(torch.zeros(2, 3, 32, 32)).shape == (2, p)
+    assert [m.below / 2**16 for m in model.modules() if isinstance(m, Dropout)] == pytest.approx(
+        [0.1] * 19, rel=1e-4
+    )
+
+
+def test_dropout_keeps_nine_in_ten_and_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    dropout, ones = Dropout(0.1, generator), torch.ones(1000, 1001, dtype=torch.float64)
+    first, second = dropout(ones), dropout(ones)
+    for values in (first, second):
+        assert set(values.unique().tolist()) == {0.0, 1 / (1 - 6554 / 2**16)}
+        assert abs(float(values.count_nonzero()) / values.numel() - 0.9) < 5 * math.sqrt(
+            0.09 / values.numel()
+        )
+    both = float((first * second).count_nonzero()) / first.numel()
+    assert abs(both - 0.81) < 5 * math.sqrt(0.81 * 0.19 / first.numel())  # one mask says nothing of the next
+    x = torch.randn(40, 7, requires_grad=True)
+    kept = dropout(x)
+    kept.sum().backward()
+    assert torch.equal(kept.detach(), x.detach() * x.grad)  # the backward pass has the same mask
+    assert dropout.eval()(x) is x and Dropout(0.0)(ones).equal(ones)
+
+
+def test_dropout_goes_on_from_its_state():
+    dropout, ones = Dropout(0.5, torch.Generator().manual_seed(0)), torch.ones(99)
+    dropout(ones)
+    kept = dropout.state_dict()
+    expected = [dropout(ones) for _ in range(3)]
+    other = Dropout(0.5, torch.Generator().manual_seed(1))
+    other.load_state_dict(kept)
+    assert all(torch.equal(other(ones), mask) for mask in expected)
+    Dropout(0.5).load_state_dict(kept)  # a network for evaluation alone has no generator, and needs none
+
+
+def test_the_released_vit_learns():
+    run = Run(arch="vit", net="released", rule="adam", lr=0.01, width=8, epochs=8, measure="ends")
+    final = train(run).final
+    assert final["train_acc"] > 0.7 and final["test_acc"] > 0.7
+    in_bf16 = train(run.model_copy(update={"precision": "bf16"})).final
+    assert in_bf16["train_acc"] > 0.7
+
+
+def test_measuring_augmented_images_leaves_training_as_it_is(monkeypatch):
+    """Both ways to augment train one network; what is measured of its training images differs, of its test images does not."""
+    trained = []
+    monkeypatch.setattr(training, "make_model", lambda *a: trained.append(make_model(*a)) or trained[-1])
+    run = Run(width=4, n_train=300, epochs=3, measure="every", augment="crop-flip")
+    plain, measured = (train(r) for r in (run, run.model_copy(update={"augment": "crop-flip-measured"})))
+    for name, values in trained[0].state_dict().items():
+        assert torch.equal(values, trained[1].state_dict()[name]), name
+    same = ["nc0", "test_loss", "test_acc", "w_sv_mean"]
+    pd.testing.assert_frame_equal(plain.frame[same], measured.frame[same], check_exact=True)
+    for name in ("nc1", "nc2", "nc3", "train_loss"):
+        assert (plain.frame[name] != measured.frame[name]).all(), name
+    without = train(run.model_copy(update={"augment": "none"}))
+    assert (without.frame["nc0"][1:] != plain.frame["nc0"][1:]).all()
+    assert without.frame["nc1"][0] == plain.frame["nc1"][0] != measured.frame["nc1"][0]
+
+
+@pytest.mark.parametrize("augment", ["none", "crop-flip", "crop-flip-measured"])
+@pytest.mark.parametrize("batch_size", [60, 300])
+def test_which_images_are_augmented(augment, batch_size, monkeypatch):
+    """In each step, in the passes that measure the training set only where it says so, and of the test set never."""
+    seen = {"step": [], "pass": []}
+    real = step.features_of
+
+    def spy(model, images, precision="float32"):
+        seen["step" if model.training else "pass"].append(images)
+        return real(model, images, precision)
+
+    monkeypatch.setattr(step, "features_of", spy)
+    train(Run(width=2, n_train=300, epochs=2, batch_size=batch_size, measure="every", augment=augment))
+    digits = data.load("digits", n_train=300)
+    as_they_are = {image.numpy().tobytes() for image in digits.train_images}
+    kept = [image.numpy().tobytes() in as_they_are for image in torch.cat(seen["step"])]
+    assert len(kept) == 600 and (
+        all(kept) if augment == "none" else sum(kept) < 30
+    )  # one in 81, and mirror images
+    measured = torch.cat(seen["pass"]).split([360, 300] * 3)
+    assert all(torch.equal(images, digits.test_images) for images in measured[::2])
+    for images in measured[1::2]:
+        assert torch.equal(images, digits.train_images) == (augment != "crop-flip-measured")
+    if augment == "crop-flip-measured":
+        assert not torch.equal(measured[1], measured[3])  # drawn anew for each epoch
 
 
 def test_vit_at_width_64_is_the_papers():
@@ -326,6 +519,26 @@ def test_pooling_before_relu_is_the_same():
         ({"net": "theirs"}, "net = 'theirs' is not allowed: it must be 'book' or 'released'"),
         ({"net": "released", "arch": "mlp"}, "net = 'released' is not allowed: there is none of arch 'mlp'"),
         ({"fit": "crop"}, "fit = 'crop' is not allowed: it must be 'pad' or 'resize'"),
+        (
+            {"augment": "mixup"},
+            "augment = 'mixup' is not allowed: it must be 'none', 'crop-flip' or 'crop-flip-measured'",
+        ),
+        (
+            {"augment": "crop-flip", "arch": "ufm", "dataset": "unconstrained"},
+            "augment = 'crop-flip' is not allowed: arch 'ufm' has no images to crop, so it must be 'none'",
+        ),
+        (
+            {"augment": "crop-flip", "dataset": "unconstrained"},
+            "augment = 'crop-flip' is not allowed: dataset 'unconstrained' has no images to crop",
+        ),
+        (
+            {"augment": "crop-flip-measured", "dataset": "separable"},
+            "augment = 'crop-flip-measured' is not allowed: dataset 'separable' has no images to crop",
+        ),
+        (
+            {"net": "released", "arch": "resnet50"},
+            "there is none of arch 'resnet50', only of resnet9, vgg9, vit",
+        ),
         ({"scale": "unit"}, "scale = 'unit' is not allowed: it must be 'measured' or 'published'"),
         (
             {"scale": "published"},
@@ -385,6 +598,9 @@ def test_hash_of_shipped_runs_does_not_move():
         Run.named("AdamW", 0.025, dataset="FashionMNIST", n_train=3000, n_test=1000, epochs=80, lr=0.005).hash
         == "ac3ddf4670b5acef"
     )
+    assert Run().hash == "f12f2e92b78979be" and Run.named("AdamW", 5, lr=0.001).hash == "98d7a4481b363fdf"
+    as_released = {"dataset": "FashionMNIST", "width": 8, "seed": 3141, "lr": 0.001, "momentum": 0.9}
+    assert Run.released("Adam", 0.0005, epochs=200, batch_size=128, **as_released).hash == "20e83e67bc0eae5b"
 
 
 def test_every_thread_flushes_denormals_while_training():

@@ -19,11 +19,10 @@ from IPython.display import display
 from ncutils import analysis
 from ncutils.analysis import Groups
 from ncutils.book.figures import polygon
-from ncutils.book.style import COLOURS, LABELS
+from ncutils.book.style import COLOURS, LABELS, METRICS
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.runs import History
 
-METRICS = ("nc0", "nc1", "nc2", "nc3")
 _FIELDS = ["run", "optimizer", "rule", "valid", "decay", "arch", "dataset", "lr", "momentum", "wd", "seed"]
 # what a menu's choice weighs when the nearest run is sought: the first field that differs decides
 _COSTS = {

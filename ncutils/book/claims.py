@@ -16,11 +16,11 @@ import yaml
 
 from ncutils import analysis, store
 from ncutils.book import published
+from ncutils.book.style import METRICS
 from ncutils.files import project_folder
 from ncutils.optimizers import COUPLED
 from ncutils.runs import exact_law
 
-METRICS = ["nc0", "nc1", "nc2", "nc3"]
 # the main text's setting, and those of Figures 19 to 43
 MAIN, *OTHERS = (f"{n} on {d}" for d in ("FashionMNIST", "CIFAR10", "MNIST") for n in ("ResNet9", "VGG9"))
 

@@ -195,6 +195,23 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0"
     return _finished(figure, groups, profile)
 
 
+def ledger(groups: Groups, profile: str):
+    """The squared sine between W and M^T, 1 - (1 - NC3^2 / 2)^2, as the sum of its three shares of ||W||^2
+    (`metrics.nc_metrics`): a bar a label, means over its valid runs, which must have these columns
+    (`analysis.with_gauge_fixed`). A run of which a share is nan is left out."""
+    shares = ["gauge_share", "off_span_share", "in_span_share"]
+    means = _valid(groups).dropna(subset=shares).groupby("label")[shares].mean().reindex(groups)
+    figure, axis = plt.subplots(figsize=(6.4, 0.6 + 0.34 * len(groups)))
+    left = 0
+    for share, colour in zip(shares, sequence(3)):
+        axis.barh(means.index, means[share], left=left, height=0.7, color=colour, label=LABELS[share])
+        left = left + means[share]
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    axis.set(xlabel="mean share of $\\Vert W\\Vert^2$ not along $M^\\top$")
+    return _finished(figure, groups, profile)
+
+
 def law_figure(histories: list[History], profile: str):
     """NC0 of SGD or SGDW relative to its start, one colour a run: Theorem 3.1's exact law (line), the trained network (dots)."""
     varied = [f for f in ("momentum", "wd") if len({getattr(h.run, f) for h in histories}) > 1]

@@ -12,11 +12,10 @@ from IPython.display import Markdown, display
 
 from ncutils.analysis import Groups, regression, stored_grid
 from ncutils.book import figures
+from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
 from ncutils.runs import History, Run, unknown
 from ncutils.sweeps import train_all
-
-METRICS = ["nc0", "nc1", "nc2", "nc3"]
 
 
 class Parameters(SimpleNamespace):

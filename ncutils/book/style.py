@@ -18,6 +18,7 @@ for marks in (COLOURS, MARKERS):
     marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 
+METRICS = ["nc0", "nc1", "nc2", "nc3"]  # what most figures and tables show
 # a column's name for readers
 _METRICS = ("NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4")
 LABELS = {name.lower(): name for name in _METRICS}
