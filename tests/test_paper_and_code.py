@@ -123,3 +123,10 @@ def test_numbers_of_the_released_vit(text):
     block = 3 * 512**2 + (512**2 + 512) + 2 * (512**2 + 512) + 2 * 1024
     size = (3 * 16 + 1) * 512 + 512 + 65 * 512 + 6 * block + (512 + 1) * 10
     assert f"released {size:,} 1.4" in text
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_too_few_images_are_refused(tmp_path):
+    done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=100)
+    assert done.returncode != 0
+    assert "n_images = 100 is not allowed: use 30000 to 60000, or 0 for none" in done.stderr

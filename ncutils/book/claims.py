@@ -20,6 +20,7 @@ from ncutils.book.style import METRICS
 from ncutils.files import project_folder
 from ncutils.optimizers import COUPLED
 from ncutils.runs import exact_law
+from ncutils.sweeps import same_steps
 
 # the main text's setting, and those of Figures 19 to 43
 MAIN, *OTHERS = (f"{n} on {d}" for d in ("FashionMNIST", "CIFAR10", "MNIST") for n in ("ResNet9", "VGG9"))
@@ -151,7 +152,8 @@ def _follows(stored, of=MAIN, column="nc3", by_lr=False) -> Seen:
 
 
 def _heat_map(stored) -> Seen:
-    runs, columns = _where(_grid(stored, MAIN, "SGD"), lr=0.0679, seed=0), ["nc0", "nc2", "nc3"]
+    runs, columns = _where(_grid(stored, MAIN, "SGD"), lr=0.0679), ["nc0", "nc2", "nc3"]
+    runs = _where(runs, seed=runs["seed"].min())
     momentum, decay = _ranks(runs[runs["wd"] > 0], columns, "momentum"), _ranks(runs, columns)
     text = f"rank correlation with momentum {_signed(momentum)}; rank correlation with wd {_signed(decay)}"
     return Seen(text, [(momentum <= -0.8).mean(), (decay <= -0.8).mean()], runs)
@@ -302,8 +304,9 @@ def _best_runs(stored) -> Seen:
 def _counts(stored) -> Seen:
     runs, entries = pd.concat([_grid(stored, of) for of in (MAIN, *OTHERS)]), _entries("paper")
     runs, settings = runs.drop_duplicates("run"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
-    text = f"{len(entries):,} entries in {settings} settings, {entries['run'].nunique():,} distinct; of the {len(runs)} run "
-    text += f"here, with other decays, {100 * runs['valid'].mean():.0f} % pass the filter"
+    different = len({same_steps(run) for _, run in store.read_grid(project_folder("params/paper/grid.yaml"))})
+    text = f"{len(entries):,} entries in {settings} settings, {entries['run'].nunique():,} distinct, {different:,} of which "
+    text += f"differ in mathematics; of the {len(runs)} run here, with other decays, {100 * runs['valid'].mean():.0f} % pass the filter"
     return Seen(text, [float((len(entries), settings) == (3888, 36))], runs)
 
 
