@@ -90,18 +90,21 @@ def captions_in(chapter) -> list[str]:
 def check_caption(caption: str, stored: pd.DataFrame) -> int:
     """Every number of a caption is one of stored runs that are like it; returns how many there are."""
     part = re.match(
-        r"Profile (?:quick|laptop): (\S+), width (\d+), (\S+), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
+        r"Profile (?:quick|laptop): (.+?), width (\d+), (.+?), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
         r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?(\d+) % training accuracy(?:, (\d+) diverged)?",
         caption,
     )
     assert part, caption
-    arch, width, dataset, images, epochs, rates, momenta, seeds, n, dropped, least, diverged = part.groups()
-    runs = stored[(stored.arch == arch) & (stored.width == int(width)) & (stored.dataset == dataset)]
+    networks, width, sets, images, epochs, rates, momenta, seeds, n, dropped, least, diverged = part.groups()
+    runs = stored[stored.width == int(width)]
+    for column, listed in (("arch", networks.split(", ")), ("dataset", sets.split(", "))):
+        assert set(listed) <= set(runs[column]), caption
+        runs = runs[runs[column].isin(listed)]
     runs = runs[(runs.samples == numbers(images)[0]) & (runs.epochs == int(epochs))]
     for column, listed in (("lr", rates), ("momentum", momenta), ("seed", seeds)):
         assert set(numbers(listed)) <= set(runs[column]), caption
         runs = runs[runs[column].isin(numbers(listed))]
-    assert int(least) == (50 if arch == "vit" else 99), caption
+    assert int(least) == (50 if networks == "vit" else 99), caption
     failed = int((runs.diverged | (runs.train_acc < int(least) / 100)).sum())
     assert 0 < int(n) <= len(runs) and (0 if dropped == "none" else int(dropped)) <= failed, caption
     assert int(diverged or 0) <= int(runs.diverged.sum()), caption

@@ -6,12 +6,16 @@ import re
 import statistics
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import torch
 
+from ncutils import data
+from ncutils.book import pages
 from ncutils.book.published import TABLE1, TABLE1_CHANGE
+from ncutils.metrics import nc_metrics
 from ncutils.runs import Run
 from tests.test_chapters import papermill, text_of
 
@@ -87,7 +91,7 @@ def test_an_adamw_that_is_not_told_decays_by_a_hundredth(text):
     weight.grad = torch.zeros(3)
     torch.optim.AdamW([weight], lr=0.1).step()
     assert torch.allclose(weight, torch.tensor(2 * (1 - 0.1 * 0.01)))
-    assert "Torch's default is 0.01; the step took 0.0100" in text
+    assert "Torch's default is 0.01, and the step took 0.0100 times" in text
 
 
 def test_sample_and_population_deviation(text):
@@ -109,12 +113,17 @@ def test_every_row_has_all_five_cells():
     assert all(len(row) == 5 and all(row) for row in found)
 
 
-def test_the_fields_that_switch_a_row_are_a_runs():
-    """Under "here" a name that is given a value is a field of Run, with a value that Run takes."""
-    here = " ".join(row[3] for row in rows())
-    named = re.findall(r"`(\w+)=\"([\w-]+)\"`", here)
-    assert {"net", "fit", "scale", "augment", "decay_on", "schedule"} <= {name for name, _ in named}
-    for name, value in named:  # another name Run refuses
+def test_what_switches_a_row_is_a_field_of_run():
+    """Names under "here", and the values that the prose gives them; a value that is none Run refuses."""
+    named = re.findall(r"`(\w+)`", " ".join(row[3] for row in rows()))
+    assert {"net", "fit", "scale", "augment", "decay_on", "schedule"} <= set(named)
+    assert set(named) - set(Run.model_fields) == {"nc4_test"}
+    prose = " ".join(
+        c.source for c in nbformat.read(CHAPTER, as_version=4).cells if c.cell_type == "markdown"
+    )
+    given = re.findall(r'`(\w+)="([\w-]+)"`', prose)
+    assert {"net", "fit", "scale", "augment"} <= {name for name, _ in given}
+    for name, value in given:
         assert getattr(Run(**{"dataset": "FashionMNIST"} | {name: value}), name) == value
 
 
@@ -130,3 +139,33 @@ def test_too_few_images_are_refused(tmp_path):
     done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=100)
     assert done.returncode != 0
     assert "n_images = 100 is not allowed: use 30000 to 60000, or 0 for none" in done.stderr
+
+
+def test_the_starting_values_of_a_few_images(monkeypatch):
+    """The cells that measure untrained networks, on 300 made-up images in place of FashionMNIST's 60,000."""
+    said, shown = [], []
+    monkeypatch.setattr(pages, "say", lambda *lines: said.extend(lines))
+    labels = torch.arange(300) % 10
+    images = (
+        torch.randn(300, 1, 32, 32, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
+    )
+    names = {"display": shown.append}
+    cells = [c.source for c in nbformat.read(CHAPTER, as_version=4).cells if c.cell_type == "code"]
+    last = next(i for i, source in enumerate(cells) if source.startswith("sums = "))
+    for source in cells[:last]:
+        if "imshow" in source:  # a picture of FashionMNIST itself
+            names["fashion"] = data.Dataset(images, labels, images[:10], labels[:10], 10)
+        else:
+            exec(source.replace("p = pages.parameters()", ""), names)  # which asks IPython
+    (whole, few, evaluation), seeds = names["modes"].values(), names["of_seeds"]
+    assert list(seeds) == names["SEEDS"] and few == seeds[3141] != evaluation
+    assert {f"{m['NC0']:.4f}" for m in (whole, few, evaluation)} == {"1.7538"}
+    model = names["untrained"](3141)
+    with torch.no_grad():  # ten images are one batch, in whatever order
+        h = model.train().features(images[:10])
+    nc = nc_metrics(h, labels[:10], model.classifier.weight)
+    assert few["NC2"] == pytest.approx(nc["nc2"], rel=1e-4) and few["NC3"] == pytest.approx(
+        nc["nc3"], rel=1e-4
+    )
+    assert len(shown) == 1 and any("evaluation mode, 10: NC0" in line for line in said)
+    plt.close("all")
