@@ -6,16 +6,12 @@ import re
 import statistics
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import torch
 
-from ncutils import data
-from ncutils.book import pages
 from ncutils.book.published import TABLE1, TABLE1_CHANGE
-from ncutils.metrics import nc_metrics
 from ncutils.runs import Run
 from tests.test_chapters import papermill, text_of
 
@@ -139,33 +135,3 @@ def test_too_few_images_are_refused(tmp_path):
     done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=100)
     assert done.returncode != 0
     assert "n_images = 100 is not allowed: use 30000 to 60000, or 0 for none" in done.stderr
-
-
-def test_the_starting_values_of_a_few_images(monkeypatch):
-    """The cells that measure untrained networks, on 300 made-up images in place of FashionMNIST's 60,000."""
-    said, shown = [], []
-    monkeypatch.setattr(pages, "say", lambda *lines: said.extend(lines))
-    labels = torch.arange(300) % 10
-    images = (
-        torch.randn(300, 1, 32, 32, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
-    )
-    names = {"display": shown.append}
-    cells = [c.source for c in nbformat.read(CHAPTER, as_version=4).cells if c.cell_type == "code"]
-    last = next(i for i, source in enumerate(cells) if source.startswith("sums = "))
-    for source in cells[:last]:
-        if "imshow" in source:  # a picture of FashionMNIST itself
-            names["fashion"] = data.Dataset(images, labels, images[:10], labels[:10], 10)
-        else:
-            exec(source.replace("p = pages.parameters()", ""), names)  # which asks IPython
-    (whole, few, evaluation), seeds = names["modes"].values(), names["of_seeds"]
-    assert list(seeds) == names["SEEDS"] and few == seeds[3141] != evaluation
-    assert {f"{m['NC0']:.4f}" for m in (whole, few, evaluation)} == {"1.7538"}
-    model = names["untrained"](3141)
-    with torch.no_grad():  # ten images are one batch, in whatever order
-        h = model.train().features(images[:10])
-    nc = nc_metrics(h, labels[:10], model.classifier.weight)
-    assert few["NC2"] == pytest.approx(nc["nc2"], rel=1e-4) and few["NC3"] == pytest.approx(
-        nc["nc3"], rel=1e-4
-    )
-    assert len(shown) == 1 and any("evaluation mode, 10: NC0" in line for line in said)
-    plt.close("all")
