@@ -119,9 +119,8 @@ def _valid(histories: list[History], *columns: str, varied: tuple[str, ...] = ()
     """The valid runs as a table: what they are `like`, the fields of Run, wd, and these final metrics as floats."""
     kept = valid({"": histories})
     found = store.table(kept).assign(like=[like(h.run, *varied) for h in kept])
-    found = found.reindex(
-        columns=["run", "like", *Run.model_fields, "wd", *columns]
-    )  # where there is none, too
+    # these columns where there is no run, too
+    found = found.reindex(columns=["run", "like", *Run.model_fields, "wd", *columns])
     return found.astype(dict.fromkeys(("wd", *columns), float))
 
 

@@ -177,9 +177,8 @@ def _sums(features, labels, n_classes):
 def _sums_by_sixteen(features, labels, counts):
     """Class sums whose terms are float32 sums of up to 16 features."""
     sums = torch.empty(len(counts), features.shape[1], dtype=torch.float64, device=features.device)
-    order = labels.to(torch.uint8).argsort(
-        stable=True
-    )  # bytes sort faster, and in order memory is read forwards
+    # bytes sort faster, and in order memory is read forwards
+    order = labels.to(torch.uint8).argsort(stable=True)
     for of_class, members in zip(sums, order.split(counts.tolist())):
         starts = torch.arange(0, len(members), 16, device=features.device)
         parts = F.embedding_bag(members, features, starts, mode="sum")
@@ -302,15 +301,13 @@ def _tables(means, unit, w, bias, svd, dtype):
     u, s, vt = svd
     squared_norms = (u * s).square().sum(1)
     factor = 1.0 if abs(math.log2(unit)) < (400 if dtype == torch.float64 else 40) else 1 / unit
-    empty = means.new_zeros(
-        -(len(s) + len(w)) % 4, means.shape[1]
-    )  # a multiple of 4 columns multiplies faster
+    # a multiple of 4 columns multiplies faster
+    empty = means.new_zeros(-(len(s) + len(w)) % 4, means.shape[1])
     projection = torch.cat([vt / (s * unit * factor)[:, None], w, empty]).T
     logits = factor * (means @ w.T + (0 if bias is None else bias.detach().double()))
     of_means = torch.cat([u, logits - logits.diagonal()[:, None], means.new_zeros(len(w), len(empty))], dim=1)
-    rounding = (
-        factor * (means - means.to(dtype).double()) @ projection
-    )  # deviations are taken from rounded means
+    # deviations are taken from rounded means
+    rounding = factor * (means - means.to(dtype).double()) @ projection
     of_means -= rounding
     too_much = rounding[:, : len(s)].square().sum(1)
     tables = (table.to(dtype) for table in (projection, of_means))

@@ -31,9 +31,8 @@ from ncutils.files import in_clone, project_folder, set_aside, write_whole
 from ncutils.metrics import KEYS
 from ncutils.runs import History, Run, decay_budget
 
-if (
-    TYPE_CHECKING
-):  # where it is used, pandas is imported: with pyarrow it takes longer than all else beside torch
+if TYPE_CHECKING:
+    # where it is used, it is imported: with pyarrow it takes longer than all else beside torch
     import pandas as pd
 
 _KEY, _CHECKSUM = b"ncutils", b"crc32"

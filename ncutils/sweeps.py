@@ -120,9 +120,8 @@ def _trained(
     threads = max(1, usable_cores() // workers)
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
-    folder = str(
-        data.data_folder()
-    )  # workers outlive a sweep, and keep the environment that they started with
+    # workers outlive a sweep, and keep the environment that they started with
+    folder = str(data.data_folder())
     try:
         yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
     except TerminatedWorkerError:

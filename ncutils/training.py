@@ -23,8 +23,7 @@ CHECKPOINT_SECONDS = 300
 
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {
-    "initialisation": "PyTorch's default",
-    "input normalisation": "mean and standard deviation of each channel over the training images (scale = measured)",
+    "initialisation": "PyTorch's default; for the ViT of net = 'released' its own",
     "metrics": "features of the whole training set in evaluation mode",
 }
 

@@ -62,10 +62,11 @@ def _where(runs: pd.DataFrame, **fields) -> pd.DataFrame:
 
 @cache
 def _entries(profile: str) -> pd.DataFrame:
-    """The entries of a profile's grid file: network, data set, optimizer as `label`, and the hash of the run."""
+    """The entries of a profile's grid file: network, data set, optimizer as `label`, the hash of the run, and that of the one
+    that stands for all that take the same steps."""
     entries = store.read_grid(project_folder(f"params/{profile}/grid.yaml"))
-    rows = [(run.arch, run.dataset, name, run.hash) for name, run in entries]
-    return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run"])
+    rows = [(run.arch, run.dataset, name, run.hash, same_steps(run).hash) for name, run in entries]
+    return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run", "steps"])
 
 
 def _grid(stored: pd.DataFrame, of: str, *labels: str) -> pd.DataFrame:
@@ -304,8 +305,8 @@ def _best_runs(stored) -> Seen:
 def _counts(stored) -> Seen:
     runs, entries = pd.concat([_grid(stored, of) for of in (MAIN, *OTHERS)]), _entries("paper")
     runs, settings = runs.drop_duplicates("run"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
-    different = len({same_steps(run) for _, run in store.read_grid(project_folder("params/paper/grid.yaml"))})
-    text = f"{len(entries):,} entries in {settings} settings, {entries['run'].nunique():,} distinct, {different:,} of which "
+    distinct, different = entries["run"].nunique(), entries["steps"].nunique()
+    text = f"{len(entries):,} entries in {settings} settings, {distinct:,} distinct, {different:,} of which "
     text += f"differ in mathematics; of the {len(runs)} run here, with other decays, {100 * runs['valid'].mean():.0f} % pass the filter"
     return Seen(text, [float((len(entries), settings) == (3888, 36))], runs)
 
