@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ncutils import data
@@ -194,10 +194,16 @@ def test_any_run_comes_back_from_the_store_as_it_went(tmp_path_factory, run, row
     assert [h.run for h in Store(store.folder).histories()] == [run]
 
 
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 def test_any_run_is_any_of_them():
     """The strategy knows every field: an example differs from the default somewhere, for each."""
-    drawn = [runs.example() for _ in range(100)]
+    drawn = []
+
+    @settings(max_examples=500, phases=[Phase.generate], derandomize=True, database=None)
+    @given(runs)
+    def draw(run):
+        drawn.append(run)
+
+    draw()
     for name, field in Run.model_fields.items():
         assert any(getattr(run, name) != field.default for run in drawn), name
     assert {run.rule for run in drawn} == set(RULES) and {run.arch for run in drawn} == set(ARCHITECTURES)
