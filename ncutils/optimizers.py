@@ -3,10 +3,15 @@
 `SGD`/`SGDW`, `Adam`/`AdamW` and `Signum`/`SignumW` differ only in which decay is set; both may be set (Figure 7's
 interpolation). Coupled decay adds wd * p to the gradient, inside the rule. Decoupled decay multiplies p by
 1 - lr * wd before the rule's step, whatever the rule: a new optimizer is one more line in `RULES`. Where both are set, the
-coupled decay acts on the already decayed p.
+coupled decay acts on the already decayed p. Every other optimizer of torch and of pytorch-optimizer is a rule by its name.
 """
 
 from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -47,17 +52,25 @@ def _on_gpu(params) -> bool:
     return all(p.is_cuda for group in params for p in group["params"])
 
 
-RULES = {
-    # v <- momentum v + g, v_0 = 0;  p <- p - lr v
-    "sgd": lambda params, lr, momentum, wd, beta2, eps: torch.optim.SGD(
-        params, lr, momentum, weight_decay=wd, fused=_fused(params)
+RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    # v <- momentum v + g, v_0 = 0;  p <- p - lr v;  options = {"nesterov": True}: p <- p - lr (g + momentum v)
+    "sgd": lambda params, lr, momentum, wd, beta2, eps, **options: torch.optim.SGD(
+        params, lr, momentum, weight_decay=wd, fused=_fused(params), **options
     ),
     # Kingma and Ba (2014), beta1 = momentum
-    "adam": lambda params, lr, momentum, wd, beta2, eps: torch.optim.Adam(
-        params, lr, (momentum, beta2), eps, weight_decay=wd, fused=_fused(params), capturable=_on_gpu(params)
+    "adam": lambda params, lr, momentum, wd, beta2, eps, **options: torch.optim.Adam(
+        params,
+        lr,
+        (momentum, beta2),
+        eps,
+        weight_decay=wd,
+        fused=_fused(params),
+        capturable=_on_gpu(params),
+        **options,
     ),
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }
+_OPTIONS = {"sgd": ("dampening", "nesterov"), "adam": ("amsgrad",)}  # of the rules above
 
 # The paper's names: rule, and which of the two decays is set. A rule without names is called by its own.
 NAMES = {
@@ -71,6 +84,104 @@ NAMES = {
 OPTIMIZERS = tuple(NAMES)
 COUPLED = {name + "W": name for name, (_, decay) in NAMES.items() if decay == "coupled_wd"}  # AdamW: Adam
 
+_WITH_DECAY = {"adamw": "adam", "sgdw": "sgd"}  # a rule and its decoupled decay in one
+_OWN_DECAY = ("weight_decay", "adamw_wd", "weight_decay_1d")  # what libraries call it
+_GIVEN = {"lr": "lr", "momentum": "momentum", **dict.fromkeys(_OWN_DECAY, "coupled_wd or decoupled_wd")}
+
+
+def find_rule(rule: str) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer of this name, in lower case: torch's, or else that of the package pytorch-optimizer.
+
+    "muon" and those who are built like it get a hyphen: "muon" as it is practised (hidden matrices; all else, the head
+    included, by AdamW), "muon-all" with the head among the matrices. Torch's Muon takes matrices alone, so that these are
+    pytorch-optimizer's. Raises ValueError for any other name.
+    """
+    if rule in _WITH_DECAY:
+        plain = _WITH_DECAY[rule]
+        raise ValueError(f"rule = {rule!r} is not allowed: it is rule {plain!r} with decoupled_wd")
+    name = rule.removesuffix("-all")
+    of_torch = {key.lower(): value for key, value in vars(torch.optim).items() if isinstance(value, type)}
+    if name in of_torch and name not in ("muon", "optimizer") and name == rule:
+        return of_torch[name]
+    try:
+        import pytorch_optimizer
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"rule = {rule!r} is not allowed: it is none of {', '.join(RULES)} and no optimizer of torch, and the package "
+            "pytorch-optimizer, which may have it, is not installed: `pip install pytorch-optimizer`"
+        ) from None
+    supported = pytorch_optimizer.get_supported_optimizers()
+    if name in supported and (name == rule or _two_rules(pytorch_optimizer.load_optimizer(name))):
+        return pytorch_optimizer.load_optimizer(name)
+    close = difflib.get_close_matches(rule, {*supported, *of_torch, *RULES}, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(
+        f"rule = {rule!r} is not allowed: {hint}it must be {', '.join(map(repr, RULES))}, or the name of an optimizer "
+        "of torch or of pytorch-optimizer in lower case"
+    )
+
+
+def _two_rules(optimizer: Callable) -> bool:
+    """Muon and those built like it: a rule for matrices, AdamW for what is none."""
+    return "adamw_lr" in inspect.signature(optimizer).parameters
+
+
+def check_rule(rule: str, options: tuple, momentum: float) -> None:
+    """Raises ValueError in one sentence where a Run cannot have this rule with these options (sorted pairs) and momentum.
+
+    A rule of a library is tried on three small tensors: what needs a closure, the model or second derivatives fails there,
+    and so does what draws random numbers, which a Run could not repeat, or keeps a second copy of the weights.
+    """
+    settings = inspect.signature(RULES.get(rule) or find_rule(rule)).parameters
+    if rule in RULES:
+        allowed = _OPTIONS.get(rule, tuple(settings)[6:])
+    else:
+        allowed = tuple(name for name in settings if name not in ("self", "params", "kwargs", *_GIVEN))
+        if momentum and not {"momentum", "betas"} & {*settings}:
+            raise ValueError(
+                f"momentum = {momentum!r} is not allowed: rule {rule!r} has none, so it must be 0"
+            )
+    for name, value in options:
+        if name not in allowed:
+            why = f"`{_GIVEN[name]}` sets it" if name in _GIVEN else f"it has {', '.join(allowed) or 'none'}"
+            raise ValueError(f"options = {dict(options)!r} is not allowed: {name!r} of rule {rule!r}: {why}")
+        if name == "betas" and (not isinstance(value, tuple) or value[:1] != (momentum,)):
+            raise ValueError(
+                f"options = {dict(options)!r} is not allowed: the first of betas must be momentum, {momentum!r}"
+            )
+    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum)):
+        raise ValueError(fault)
+
+
+@functools.cache
+def _fault(rule: str, options: tuple, momentum: float) -> str | None:
+    if hasattr(RULES.get(rule) or find_rule(rule), "eval"):
+        return f"rule = {rule!r} is not allowed: it keeps a second copy of the weights"
+    try:
+        tried = [_tried(rule, options, momentum, seed) for seed in (0, 1)]
+    except Exception as error:  # a stranger's rule may fail in any way
+        what = " ".join(str(error).split()) or type(error).__name__
+        given = f" with options {dict(options)!r}" if options else ""
+        return f"rule = {rule!r} is not allowed{given}: it cannot be stepped here ({what})"
+    if not torch.equal(*tried):
+        return f"rule = {rule!r} is not allowed: it draws random numbers, which a Run could not repeat"
+    return None
+
+
+def _tried(rule: str, options: tuple, momentum: float, seed: int) -> torch.Tensor:
+    """Three tensors, a head among them, after ten steps along the same gradients, with torch's generator at `seed`."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 4, 3, 3), (6,), (3, 6))
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        optimizer = make_optimizer(params, rule, lr=0.01, momentum=momentum, options=options, head=params[2:])
+        for _ in range(10):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+    return torch.cat([p.detach().flatten() for p in params])
+
 
 def make_optimizer(
     params,
@@ -83,25 +194,68 @@ def make_optimizer(
     beta2: float = 0.999,
     eps: float = 1e-8,
     decay_on: str = "all",
+    options: Iterable[tuple] = (),
+    head: Iterable[torch.nn.Parameter] = (),
+    head_coupled_wd: float | None = None,
+    head_decoupled_wd: float | None = None,
+    centre_head: str = "never",
 ) -> torch.optim.Optimizer:
     """A torch optimizer with the rule's update and the two weight decays.
 
-    `rule` is a key of RULES. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters (one
-    dimension) do not decay. Decoupled decay reads lr from the parameter group at each step, so schedules apply to it.
+    `rule` is a key of RULES, or the name of an optimizer of torch or pytorch-optimizer (`find_rule`). Such a one decays by
+    this project's means, its own decay off; `momentum` is its momentum or first beta, and all else its own (`beta2` and
+    `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
+    (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
+    differently (None: as all else), and with `centre_head` "step" the mean row of W is taken off after each step. Decoupled
+    decay reads lr from the parameter group at each step, so schedules apply to it.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule = {rule!r} is not allowed: use one of {', '.join(RULES)}")
     if decay_on not in ("all", "matrices"):
         raise ValueError(f"decay_on = {decay_on!r} is not allowed: use 'all' or 'matrices'")
-    params = list(params)
-    exempt = [p for p in params if decay_on == "matrices" and p.ndim < 2]
-    decayed = [p for p in params if decay_on == "all" or p.ndim >= 2]
-    groups = [{"params": decayed, "decoupled_wd": decoupled_wd}]
-    if exempt:
-        groups.append({"params": exempt, "weight_decay": 0.0, "decoupled_wd": 0.0})
-    optimizer = RULES[rule](groups, lr, momentum, coupled_wd, beta2, eps)
+    params, head, options = list(params), list(head), dict(options)
+    build = RULES.get(rule) or find_rule(rule)
+    two_rules = rule not in RULES and _two_rules(build)
+    in_head = {id(p) for p in head}
+    # parameters by what is done with them, in the model's order; one group where all are alike
+    parts: dict[tuple, list] = {}
+    for p in params:
+        of_head = id(p) in in_head
+        coupled = head_coupled_wd if of_head and head_coupled_wd is not None else coupled_wd
+        decoupled = head_decoupled_wd if of_head and head_decoupled_wd is not None else decoupled_wd
+        if decay_on == "matrices" and p.ndim < 2:
+            coupled = decoupled = 0.0
+        as_matrix = two_rules and p.ndim >= 2 and (rule.endswith("-all") or not of_head)
+        parts.setdefault((coupled, decoupled, as_matrix), []).append(p)
+    groups = [
+        {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled, "use_muon": as_matrix}
+        for (coupled, decoupled, as_matrix), members in parts.items()
+    ]
+    if rule in RULES:
+        optimizer = build(groups, lr, momentum, coupled_wd, beta2, eps, **options)
+    else:
+        settings = inspect.signature(build).parameters
+        options |= {name: 0.0 for name in _OWN_DECAY if name in settings}
+        if "momentum" in settings:
+            options["momentum"] = momentum
+        elif "betas" in settings:
+            options.setdefault("betas", (momentum, *settings["betas"].default[1:]))
+        for group in groups:
+            group |= {"coupled_wd": group["weight_decay"], "weight_decay": 0.0}
+            if two_rules and not group["use_muon"]:
+                group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
+                group["lr_share"] = group["lr"] / lr
+        optimizer = build(groups, lr=lr, **options)
     optimizer.register_step_pre_hook(_decay_decoupled)
+    if rule not in RULES and any(group["coupled_wd"] for group in groups):
+        optimizer.register_step_pre_hook(_decay_coupled)
+    if centre_head == "step":
+        optimizer.register_step_post_hook(lambda *_: _centre(head[0]))
     return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rule's learning rate from the next step on; where AdamW takes the head ("muon"), its own in proportion."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_share", 1)
 
 
 @torch.no_grad()
@@ -109,3 +263,17 @@ def _decay_decoupled(optimizer, args, kwargs) -> None:
     for group in optimizer.param_groups:
         if group["decoupled_wd"]:
             torch._foreach_mul_(group["params"], 1 - group["lr"] * group["decoupled_wd"])
+
+
+@torch.no_grad()
+def _decay_coupled(optimizer, args, kwargs) -> None:
+    """What the rules of RULES do themselves."""
+    for group in optimizer.param_groups:
+        if group["coupled_wd"]:
+            params = [p for p in group["params"] if p.grad is not None]
+            torch._foreach_add_([p.grad for p in params], params, alpha=group["coupled_wd"])
+
+
+@torch.no_grad()
+def _centre(weight: torch.Tensor) -> None:
+    weight -= weight.mean(0)

@@ -9,14 +9,14 @@ import json
 import math
 import reprlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ncutils import data, theory
 from ncutils.models import ARCHITECTURES, NETS
-from ncutils.optimizers import NAMES, RULES
+from ncutils.optimizers import NAMES, RULES, check_rule, find_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,18 +26,27 @@ PROTOCOL = 1
 
 
 class _NotAllowed(ValueError):
-    """About a field that is at odds with another one."""
-
-    def __init__(self, name: str, value, why: str):
-        super().__init__(f"{name} = {value!r} is not allowed: {why}")
+    """The whole sentence about a field that is at odds with another one."""
 
 
-def _known_rule(rule: str) -> str:
-    """Looked up when a Run is made, so that a rule which a notebook adds to RULES is one, too."""
-    if rule not in RULES:
-        *others, last = map(repr, RULES)
-        raise ValueError(f"it must be {', '.join(others)} or {last}")
-    return rule
+def _pairs(options):
+    """A mapping of settings, or the pairs that a stored Run has, as sorted pairs: a Run is hashable."""
+    try:
+        settings = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(options).items()}
+    except (TypeError, ValueError):
+        settings = {0: None}
+    for name, value in settings.items():
+        for v in value if isinstance(value, tuple) else (value,):
+            if (
+                not isinstance(name, str)
+                or not isinstance(v, (bool, int, float, str))
+                or v in (math.inf, -math.inf)
+                or v != v
+            ):
+                raise ValueError(
+                    "it must be a mapping of the rule's settings, such as {nesterov: true}, to numbers, texts or lists of them"
+                )
+    return tuple(sorted(settings.items()))
 
 
 class Run(BaseModel):
@@ -54,7 +63,7 @@ class Run(BaseModel):
     dataset: str = "digits"
     n_train: int | None = Field(None, ge=2, description="class-balanced subset; None: all")
     n_test: int | None = Field(None, ge=1, description="class-balanced subset; None: all")
-    rule: Annotated[str, AfterValidator(_known_rule)] = "sgd"
+    rule: str = Field("sgd", description="see optimizers.RULES and optimizers.find_rule")
     lr: float = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="beta1 of Adam and Signum")
     coupled_wd: float = Field(0.0, ge=0, description="weight decay inside the gradient")
@@ -77,24 +86,50 @@ class Run(BaseModel):
         description="training images in each step, or in the passes that measure, too: see data.CropFlip",
     )
 
+    options: Annotated[tuple[tuple[str, Any], ...], BeforeValidator(_pairs)] = Field(
+        (), description="settings of the rule beside the fields above, by name"
+    )
+    head_coupled_wd: float | None = Field(None, ge=0, description="of the classifier; None: coupled_wd")
+    head_decoupled_wd: float | None = Field(None, ge=0, description="of the classifier; None: decoupled_wd")
+    centre_head: Literal["never", "step"] = Field("never", description="mean row of W off after each step")
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> Run:
+        """Looked up when a Run is made, so that a rule which a notebook adds to RULES is one, too."""
+        try:
+            check_rule(self.rule, self.options, self.momentum)
+        except ValueError as error:
+            raise _NotAllowed(str(error)) from None
+        if self.rule not in RULES:
+            for name, usual in (("beta2", 0.999), ("eps", 1e-8)):
+                if (value := getattr(self, name)) != usual:
+                    raise _NotAllowed(
+                        f"{name} = {value!r} is not allowed: rule {self.rule!r} has its own, see `options`"
+                    )
+        return self
+
     @model_validator(mode="after")
     def _fields_fit(self) -> Run:
         if self.arch not in NETS[self.net]:
             known = ", ".join(NETS[self.net])
-            raise _NotAllowed("net", self.net, f"there is none of arch {self.arch!r}, only of {known}")
+            raise _NotAllowed(
+                f"net = {self.net!r} is not allowed: there is none of arch {self.arch!r}, only of {known}"
+            )
         if self.scale == "published" and self.dataset not in data.PUBLISHED:
             known = ", ".join(data.PUBLISHED)
             why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
-            raise _NotAllowed("scale", self.scale, why)
+            raise _NotAllowed(f"scale = {self.scale!r} is not allowed: {why}")
         if self.augment != "none" and (self.arch == "ufm" or self.dataset in data.NO_IMAGES):
             name = "arch" if self.arch == "ufm" else "dataset"
             why = f"{name} {getattr(self, name)!r} has no images to crop, so it must be 'none'"
-            raise _NotAllowed("augment", self.augment, why)
+            raise _NotAllowed(f"augment = {self.augment!r} is not allowed: {why}")
         return self
 
     def __init__(self, **fields):
         if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
-            raise _NotAllowed(switches[0], fields[switches[0]], "no field is true or false")
+            raise _NotAllowed(
+                f"{switches[0]} = {fields[switches[0]]!r} is not allowed: no field is true or false"
+            )
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -102,12 +137,23 @@ class Run(BaseModel):
 
     @classmethod
     def named(cls, optimizer: str, wd: float, **fields) -> Run:
-        """A Run by the paper's optimizer name (SGD, SGDW, Adam, AdamW, Signum, SignumW) and its one weight decay."""
-        if not isinstance(optimizer, str) or optimizer not in NAMES:
-            raise ValueError(
-                f"optimizer = {shorten(optimizer)} is not allowed: use one of {', '.join(NAMES)}"
-            )
-        rule, decay = NAMES[optimizer]
+        """A Run by the name of its optimizer and its one weight decay: one of the paper's (SGD, SGDW, Adam, AdamW, Signum,
+        SignumW), or a rule's own, with W at its end for decoupled decay (lion, lionW)."""
+        if not isinstance(optimizer, str) or not optimizer:
+            raise ValueError(f"optimizer = {shorten(optimizer)} is not allowed: it must be a name")
+        if optimizer in NAMES:
+            rule, decay = NAMES[optimizer]
+        else:
+            rule = optimizer.removesuffix("W")
+            decay = "coupled_wd" if rule == optimizer else "decoupled_wd"
+            try:
+                RULES.get(rule) or find_rule(rule)
+            except ValueError as error:
+                missing = "; " + str(error).split("and the ")[1] if "installed" in str(error) else ""
+                raise ValueError(
+                    f"optimizer = {shorten(optimizer)} is not allowed: use one of {', '.join(NAMES)}, or a rule's own name, "
+                    f"with W at its end for decoupled decay{missing}"
+                ) from None
         try:
             return cls(rule=rule, **{decay: wd}, **fields)
         except ValueError as error:
@@ -218,13 +264,26 @@ def decay_budget(history: History) -> float:
 
 
 def exact_law(history: History) -> np.ndarray:
-    """NC0 after each step relative to its start [steps + 1] by `theory.nc0_law`, from the Run alone: SGD and SGDW only."""
+    """NC0 after each step relative to its start [steps + 1] by `theory.nc0_law`, from the Run alone.
+
+    Of SGD and SGDW, and with decoupled decay alone of every rule that keeps row sums, if only in exact arithmetic
+    (`theory.row_sums`).
+    Raises ValueError for other runs.
+    """
     run = history.run
-    if run.rule != "sgd" or (run.coupled_wd and run.decoupled_wd):
-        raise ValueError(f"optimizer = {run.optimizer!r} is not allowed: only SGD and SGDW follow the law")
+    coupled = run.coupled_wd if run.head_coupled_wd is None else run.head_coupled_wd
+    decoupled = run.decoupled_wd if run.head_decoupled_wd is None else run.head_decoupled_wd
+    if run.centre_head == "step":
+        raise ValueError("centre_head = 'step' is not allowed: NC0 is then 0 after each step")
+    known = theory.row_sums().get(run.rule, ("breaks", ""))[0] in ("keeps", "exact")
+    if not known or (coupled and (decoupled or run.rule != "sgd")):
+        raise ValueError(f"optimizer = {run.optimizer!r} is not allowed: it does not follow the law")
+    if coupled and run.options:
+        raise ValueError(
+            f"options = {dict(run.options)!r} is not allowed: the law of coupled decay is plain SGD's"
+        )
     rates = lr_per_step(run, history.info["n_train"])
-    wd, coupled = run.coupled_wd or run.decoupled_wd, not run.decoupled_wd
-    return np.abs(theory.nc0_law(rates, wd, run.momentum, coupled=coupled))
+    return np.abs(theory.nc0_law(rates, coupled or decoupled, run.momentum, coupled=not decoupled))
 
 
 def measured_epochs(run: Run) -> list[int]:

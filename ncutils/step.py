@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +34,10 @@ def dropouts(model: torch.nn.Module) -> list[Dropout]:
 
 
 def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
-    """The Run's optimizer over all parameters of the network."""
-    settings = {"rule", "lr", "momentum", "coupled_wd", "decoupled_wd", "beta2", "eps", "decay_on"}
-    return make_optimizer(model.parameters(), **run.model_dump(include=settings))
+    """The Run's optimizer over all parameters of the network, the classifier's named as its head."""
+    settings = {*inspect.signature(make_optimizer).parameters} & {*Run.model_fields}
+    head: Any = model.classifier
+    return make_optimizer(model.parameters(), head=head.parameters(), **run.model_dump(include=settings))
 
 
 def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:

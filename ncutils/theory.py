@@ -6,7 +6,27 @@ broadcast, time comes first in what is returned, and a whole grid is one call.
 
 from __future__ import annotations
 
+import csv
+import functools
+from pathlib import Path
+
 import numpy as np
+
+
+@functools.cache
+def row_sums() -> dict[str, tuple[str, str]]:
+    """What the theorem on equivariant rules says of each rule that `census.names` lists, read off its code: a class, and why.
+
+    Where all gradients of W have zero row sums and nothing decays, 1^T W
+    - "keeps": stays, and rounding is not amplified (steps are sums of gradients times scalars or matrices from the right);
+    - "exact": stays in exact arithmetic only, since the rule normalises the null direction (Muon, SOAP);
+    - "scales": is multiplied by a number, as W as a whole is;
+    - "breaks": moves, mostly since each element or row is scaled by itself;
+    - "second copy": depends on a second copy of the weights;
+    - "untried": needs a closure, the model, second derivatives or arguments of its own.
+    """
+    with (Path(__file__).parent / "rules.csv").open(encoding="utf-8") as lines:
+        return {row["rule"]: (row["theory"], row["reason"]) for row in csv.DictReader(lines)}
 
 
 def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:

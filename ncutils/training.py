@@ -14,6 +14,7 @@ import torch
 from ncutils import data, machine
 from ncutils.files import set_aside, write_whole
 from ncutils.models import NETS
+from ncutils.optimizers import set_lr
 from ncutils.runs import History, Run, lr_per_step, lr_schedule, measured_epochs, numbers
 from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
@@ -66,8 +67,7 @@ def train(
         with machine.progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
             bar.update(state.epoch)
             for lr in rates[state.epoch :]:
-                for group in state.optimizer.param_groups:
-                    group["lr"] = float(lr)
+                set_lr(state.optimizer, float(lr))
                 loss = epoch(step, dataset.train_images, dataset.train_labels, state.order, state.augment)
                 state.epoch += 1
                 if not math.isfinite(loss) or (state.epoch in measured and not state.log(lr)):

@@ -189,7 +189,7 @@ def test_a_wrong_byte_anywhere_is_seen_or_does_not_matter(count):
 
 @pytest.mark.counts("damaged files set aside")
 @pytest.mark.parametrize(
-    "change", [(b'"seed": 0', b'"seed": 1'), (b'"width"', b'"widht"'), (b'"sgd"', b'"lion"')]
+    "change", [(b'"seed": 0', b'"seed": 1'), (b'"width"', b'"widht"'), (b'"sgd"', b'"lionX"')]
 )
 def test_a_run_of_another_version_is_left_where_it_is_but_never_taken_for_this_one(change):
     run, store = Run(**QUICK), Store()

@@ -1,0 +1,320 @@
+"""Rules by name: torch's and pytorch-optimizer's under this project's decays, and what is done to the head alone."""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ncutils import theory, training
+from ncutils.models import mlp
+from ncutils.optimizers import RULES, find_rule, make_optimizer, set_lr
+from ncutils.runs import Run, exact_law, lr_per_step
+from ncutils.store import Store
+from ncutils.training import train
+
+# What chapter 23 trains, and a rule with an option
+TRAINED = [
+    "lars",
+    "novograd",
+    "shampoo",
+    "muon",
+    "muon-all",
+    "soap",
+    "nadam",
+    "ademamix",
+    "lion",
+    "adafactor",
+    "lamb",
+]
+TRAINED += ["mars", "adopt"]
+QUICK = {
+    "arch": "mlp",
+    "width": 2,
+    "n_train": 300,
+    "n_test": 100,
+    "epochs": 4,
+    "batch_size": 100,
+    "measure": "every",
+}
+
+
+def momentum_of(rule):
+    return 0.0 if rule == "adafactor" else 0.9  # torch's has none
+
+
+X, Y = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)).double(), torch.arange(64) % 10
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return mlp(2, (100, 1, 8, 8), 10).double()
+
+
+def steps(model, optimizer, n=5, lr=0.01):
+    states = []
+    for t in range(n):
+        set_lr(optimizer, lr / (1 + t))
+        optimizer.zero_grad()
+        F.cross_entropy(model(X), Y).backward()
+        optimizer.step()
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    return torch.stack(states)
+
+
+@pytest.mark.parametrize(("coupled", "decoupled"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.1, 0.2)])
+@pytest.mark.parametrize("rule", ["lion", "nadam", "novograd"])
+def test_a_rule_by_name_decays_as_written(model, rule, coupled, decoupled):
+    """The library's own class, stepped by hand from gradients and weights that are decayed by hand."""
+    twin = copy.deepcopy(model)
+    got = steps(
+        model,
+        make_optimizer(
+            model.parameters(), rule, lr=0.01, momentum=0.8, coupled_wd=coupled, decoupled_wd=decoupled
+        ),
+    )
+    cls = find_rule(rule)
+    own = cls(
+        twin.parameters(), lr=0.01, weight_decay=0.0, betas=(0.8, 0.98 if rule == "novograd" else 0.999)
+    )
+    if rule == "lion":
+        own = cls(twin.parameters(), lr=0.01, weight_decay=0.0, betas=(0.8, 0.99))
+    for t, state in enumerate(got):
+        lr = 0.01 / (1 + t)
+        own.param_groups[0]["lr"] = lr
+        own.zero_grad()
+        F.cross_entropy(twin(X), Y).backward()
+        with torch.no_grad():
+            for p in twin.parameters():
+                p *= 1 - lr * decoupled
+                p.grad += coupled * p
+        own.step()
+        expected = torch.cat([p.detach().flatten() for p in twin.parameters()])
+        torch.testing.assert_close(state, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_torchs_rule_comes_before_pytorch_optimizers():
+    assert find_rule("adafactor") is torch.optim.Adafactor and find_rule("nadam") is torch.optim.NAdam
+    assert find_rule("muon").__module__.startswith("pytorch_optimizer") and find_rule(
+        "muon-all"
+    ) is find_rule("muon")
+
+
+def test_muon_as_practised_leaves_the_head_to_adamw(model):
+    head = list(model.classifier.parameters())
+    start = [p.detach().clone() for p in head]
+    optimizer = make_optimizer(
+        model.parameters(),
+        "muon",
+        lr=0.02,
+        momentum=0.9,
+        head=head,
+        decoupled_wd=0.5,
+        options=[("adamw_lr", 0.001)],
+    )
+    twin = torch.optim.AdamW(
+        [torch.nn.Parameter(p.clone()) for p in start],
+        lr=0.001,
+        betas=(0.9, 0.95),
+        eps=1e-10,
+        weight_decay=0.5,
+    )
+    for t in range(4):
+        set_lr(optimizer, 0.02 / (1 + t))
+        twin.param_groups[0]["lr"] = 0.001 / (1 + t)  # AdamW's falls with Muon's
+        optimizer.zero_grad()
+        F.cross_entropy(model(X), Y).backward()
+        for p, q in zip(head, twin.param_groups[0]["params"]):
+            q.grad = p.grad.clone()
+        optimizer.step()
+        twin.step()
+    for p, q in zip(head, twin.param_groups[0]["params"]):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_muon_all_moves_the_head_by_near_orthogonal_steps(model):
+    head = list(model.classifier.parameters())
+    start = head[0].detach().clone()
+    optimizer = make_optimizer(model.parameters(), "muon-all", lr=0.02, momentum=0.0, head=head)
+    optimizer.zero_grad()
+    F.cross_entropy(model(X), Y).backward()
+    gradient = head[0].grad.clone()
+    optimizer.step()
+    moved = torch.linalg.svdvals(start - head[0].detach())
+    rank = torch.linalg.matrix_rank(gradient, rtol=1e-6)
+    assert rank == 9  # of 10 rows that sum to zero
+    assert moved[:rank].min() / moved[0] > 0.6 and moved[rank:].max() < 0.2 * moved[0]
+
+
+@pytest.mark.parametrize("rule", TRAINED)
+def test_a_run_by_name_is_stored_and_goes_on_bit_by_bit(rule, tmp_path, monkeypatch):
+    run = Run(rule=rule, momentum=momentum_of(rule), lr=0.003, decoupled_wd=0.1, coupled_wd=0.001, **QUICK)
+    whole = train(run, "cpu")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    epoch, calls = training.epoch, []
+
+    def until_the_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(training, "epoch", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, "cpu", checkpoint=tmp_path / "state")
+    monkeypatch.setattr(training, "epoch", epoch)
+    resumed = train(run, "cpu", checkpoint=tmp_path / "state")
+    columns = ["train_loss", "test_loss", "nc0", "nc3"]
+    assert resumed.frame[columns].equals(whole.frame[columns])
+    Store().put(whole)
+    assert Store().get(run).run == run and Store().get(run).run.optimizer == f"{rule}+W"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"rule": "sgd", "options": {"nesterov": True}}, {"rule": "novograd"}, {"rule": "lars", "lr": 1.0}],
+    ids=lambda fields: fields["rule"],
+)
+def test_nc0_follows_the_law_where_the_theorem_says_so(fields):
+    """With decoupled decay: prod(1 - lr_t wd), whatever the data and the backbone (1e-3, in float32)."""
+    history = train(Run(**QUICK | {"epochs": 12, "decoupled_wd": 2.0, "lr": 0.01} | fields), "cpu")
+    law = exact_law(history)[history.frame["step"]]
+    assert law[-1] < 0.9
+    np.testing.assert_allclose(history.frame["nc0"] / history.frame["nc0"].iloc[0], law, rtol=1e-3)
+
+
+def test_muon_follows_it_once_its_factor_is_exact(monkeypatch):
+    """Newton-Schulz in bfloat16 leaks; the polar factor of the same momentum, from a float64 SVD, does not."""
+
+    class Exact(torch.optim.SGD):
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    buffer = self.state[p].setdefault("buffer", torch.zeros_like(p)).mul_(0.9).add_(p.grad)
+                    u, s, v = torch.linalg.svd(
+                        buffer.double().flatten(1) if p.ndim > 1 else buffer.double()[None], False
+                    )
+                    kept = s > 1e-5 * s[0]
+                    p.data -= group["lr"] * ((u * kept) @ v).reshape(p.shape).float()
+
+    monkeypatch.setitem(RULES, "exact", lambda params, lr, momentum, wd, beta2, eps: Exact(params, lr))
+    common = QUICK | {"epochs": 12, "decoupled_wd": 2.0, "lr": 0.01}
+    ratios = {}
+    for rule in ("exact", "muon-all"):
+        history = train(Run(**common, rule=rule), "cpu")
+        law = theory.nc0_law(lr_per_step(history.run, 300), 2.0, coupled=False)[-1]
+        ratios[rule] = history.final["nc0"] / history.frame["nc0"].iloc[0] / law
+    assert abs(ratios["exact"] - 1) < 1e-5 and 1e-4 < abs(ratios["muon-all"] - 1) < 0.02
+
+
+@pytest.mark.parametrize("rule", ["adam", "lion", "nadam"])
+def test_nc0_leaves_the_law_where_it_says_so(rule):
+    history = train(Run(**QUICK | {"epochs": 12}, rule=rule, lr=0.01, decoupled_wd=2.0), "cpu")
+    with pytest.raises(ValueError, match="does not follow the law"):
+        exact_law(history)
+    law = theory.nc0_law(lr_per_step(history.run, 300), 2.0, coupled=False)[-1]
+    assert abs(history.final["nc0"] / history.frame["nc0"].iloc[0] / law - 1) > 0.05
+
+
+def test_the_head_may_decay_by_itself():
+    """Each of the four ways in turn, against a Run where all decays alike, and the law of SGD's head alone."""
+    alike = train(Run(coupled_wd=0.1, **QUICK), "cpu")
+    same = train(Run(coupled_wd=0.1, head_coupled_wd=0.1, head_decoupled_wd=0.0, **QUICK), "cpu")
+    assert same.frame["nc0"].equals(alike.frame["nc0"])
+    head = train(Run(coupled_wd=0.1, head_coupled_wd=0.0, head_decoupled_wd=2.0, **QUICK), "cpu")
+    law = exact_law(head)[head.frame["step"]]
+    np.testing.assert_allclose(head.frame["nc0"] / head.frame["nc0"].iloc[0], law, rtol=1e-4)
+    rates = lr_per_step(head.run, 300)
+    np.testing.assert_allclose(law[-1], np.prod(1 - 2.0 * rates), rtol=1e-9)
+
+
+def test_a_centred_head_changes_nothing_but_nc0_under_decoupled_decay():
+    """The spectator theorem: AdamW's backbone and centred head go their way whatever the mean row of W does."""
+    runs = [
+        Run(rule="adam", lr=0.003, decoupled_wd=1.0, centre_head=when, **QUICK) for when in ("never", "step")
+    ]
+    free, centred = (train(run, "cpu") for run in runs)
+    assert centred.final["nc0"] < 1e-5 < 0.1 < free.final["nc0"]
+    for key in ("nc1", "nc2", "nc3c", "train_loss"):
+        np.testing.assert_allclose(centred.frame[key], free.frame[key], rtol=2e-3)
+    assert abs(centred.final["nc3"] - free.final["nc3"]) > 1e-3
+
+
+def test_under_coupled_decay_a_centred_head_changes_the_rest():
+    """The decay of the mean row enters Adam's second moments: the gauge feeds back."""
+    common = QUICK | {"epochs": 20, "measure": "ends"}
+    runs = [
+        Run(rule="adam", lr=0.01, coupled_wd=0.02, centre_head=when, **common) for when in ("never", "step")
+    ]
+    free, centred = (train(run, "cpu").final for run in runs)
+    assert abs(centred["nc1"] / free["nc1"] - 1) > 1e-3 and abs(centred["nc2"] / free["nc2"] - 1) > 1e-3
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"rule": "adamw"}, r"rule = 'adamw' is not allowed: it is rule 'adam' with decoupled_wd"),
+        ({"rule": "sgdw"}, r"it is rule 'sgd' with decoupled_wd"),
+        ({"rule": "Lion"}, r"rule = 'Lion' is not allowed: did you mean 'lion'\? it must be 'sgd'"),
+        ({"rule": "lion-all"}, r"rule = 'lion-all' is not allowed: did you mean 'lion'"),
+        ({"rule": "kron"}, r"rule = 'kron' is not allowed: it draws random numbers"),
+        ({"rule": "schedulefreesgd"}, r"it keeps a second copy of the weights"),
+        ({"rule": "lbfgs", "momentum": 0}, r"rule = 'lbfgs' is not allowed: it cannot be stepped here"),
+        ({"rule": "lomo", "momentum": 0}, r"rule = 'lomo' is not allowed: it cannot be stepped here"),
+        ({"rule": "adagrad"}, r"momentum = 0.9 is not allowed: rule 'adagrad' has none, so it must be 0"),
+        (
+            {"rule": "lion", "beta2": 0.9},
+            r"beta2 = 0.9 is not allowed: rule 'lion' has its own, see `options`",
+        ),
+        ({"rule": "lion", "eps": 1e-6}, r"eps = 1e-06 is not allowed"),
+        ({"rule": "lion", "options": {"lr": 1}}, r"'lr' of rule 'lion': `lr` sets it"),
+        ({"rule": "lion", "options": {"weight_decay": 1}}, r"`coupled_wd or decoupled_wd` sets it"),
+        ({"rule": "lion", "options": {"foo": 1}}, r"'foo' of rule 'lion': it has betas, "),
+        ({"rule": "lion", "options": {"betas": [0.5, 0.9]}}, r"the first of betas must be momentum, 0.9"),
+        ({"rule": "lion", "options": {"betas": [0.9, 3]}}, r"with options .* cannot be stepped here"),
+        ({"rule": "sgd", "momentum": 0, "options": {"nesterov": True}}, r"cannot be stepped here"),
+        ({"rule": "signum", "options": {"nesterov": True}}, r"'nesterov' of rule 'signum': it has none"),
+        ({"options": 3}, r"options = 3 is not allowed: it must be a mapping"),
+        ({"options": {"nesterov": {}}}, r"options = .* is not allowed: it must be a mapping"),
+        ({"rule": "lion", "options": {"betas": [0.9, float("nan")]}}, r"it must be a mapping"),
+        ({"head_coupled_wd": -1}, r"head_coupled_wd = -1 is not allowed"),
+        ({"centre_head": "often"}, r"centre_head = 'often' is not allowed: it must be 'never' or 'step'"),
+    ],
+)
+def test_bad_rules_are_refused_in_a_sentence(fields, sentence):
+    with pytest.raises(ValueError, match=sentence) as refused:
+        Run(**fields)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_without_pytorch_optimizer_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    for make in (lambda: Run(rule="lion"), lambda: Run.named("lionW", 1)):
+        with pytest.raises(ValueError, match=r"pytorch-optimizer, which may have it, is not installed"):
+            make()
+    assert Run(rule="rmsprop").rule == "rmsprop" and "lion" not in RULES
+
+
+def test_names_of_rules_tell_where_the_decay_is():
+    for name in ("lion", "lionW", "muon-allW"):
+        run = Run.named(name, 0.1)
+        assert run.optimizer == name and run.wd == 0.1
+    assert Run.named("lion", 0).hash == Run.named("lionW", 0).hash
+    with pytest.raises(
+        ValueError, match=r"optimizer = 'lions' is not allowed: use one of SGD, .* or a rule's own name"
+    ):
+        Run.named("lions", 0.1)
+
+
+def test_options_are_part_of_the_hash_and_a_run_stays_hashable():
+    a = Run(rule="sgd", options={"nesterov": True, "dampening": 0})
+    b = Run(rule="sgd", options={"dampening": 0, "nesterov": True})
+    assert a == b and a.hash == b.hash and len({a, b}) == 1
+    assert len({a.hash, Run().hash, Run(options={"nesterov": True}).hash}) == 3
+    assert Run(**a.model_dump(mode="json")) == a
+    assert Run(options={}).hash == Run().hash
