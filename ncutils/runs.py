@@ -69,7 +69,7 @@ class Run(BaseModel):
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
-    net: Literal["book", "released"] = Field("book", description="released: see models.RELEASED")
+    net: Literal[tuple(NETS)] = Field("book", description="see models.NETS")  # type: ignore[valid-type]
     fit: Literal["pad", "resize"] = Field("pad", description="how 28 x 28 images become 32 x 32")
     scale: Literal["measured", "published"] = Field("measured", description="see data.PUBLISHED")
     augment: Literal["none", "crop-flip", "crop-flip-measured"] = Field(
