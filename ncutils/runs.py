@@ -144,6 +144,16 @@ class Run(BaseModel):
         return decoupled if self.decoupled_wd else coupled
 
 
+def same_steps(run: Run) -> Run:
+    """The Run that stands for all those that take its steps but for rounding: without momentum SGD and SGDW both take
+    lr * (gradient + wd * w) off the weights w, at every decay, and SGD stands for the two. Any other Run stands for
+    itself.
+    """
+    if run.rule != "sgd" or run.momentum or run.coupled_wd:
+        return run
+    return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
+
+
 @dataclass(frozen=True)
 class History:
     """What one Run gave.
