@@ -11,7 +11,7 @@ import pandas as pd
 from ncutils import store
 from ncutils.metrics import GAUGE_FIXED
 from ncutils.optimizers import COUPLED, OPTIMIZERS
-from ncutils.runs import History, Run
+from ncutils.runs import History, Run, same_steps
 from ncutils.store import Store, read_grid
 
 Groups = dict[str, list[History]]  # a label, such as an optimizer's name -> its runs
@@ -105,9 +105,20 @@ def _to_etf(grams, etf):
     return np.linalg.norm(grams / np.linalg.norm(grams, axis=(1, 2), keepdims=True) - etf, axis=(1, 2))
 
 
+def once(histories: list[History]) -> list[History]:
+    """Each run once. Those that take the same steps (`runs.same_steps`), SGD and SGDW without momentum, count as one run:
+    the one that stands for them, where it is there."""
+    found: dict[Run, History] = {}
+    for h in histories:
+        stands_for = same_steps(h.run)
+        if stands_for not in found or h.run == stands_for:
+            found[stands_for] = h
+    return list(found.values())
+
+
 def valid(groups: Groups) -> list[History]:
-    """The runs of all groups that pass the paper's filter, each once."""
-    return list({h.run: h for histories in groups.values() for h in histories if h.valid}.values())
+    """The runs of all groups that pass the paper's filter, each `once`."""
+    return once([h for histories in groups.values() for h in histories if h.valid])
 
 
 def like(run: Run, *varied: str) -> tuple:

@@ -200,7 +200,7 @@ class Dropout(nn.Module):
         self.below, self.generator = round(2**16 * rate), generator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
+        if not self.training or not self.below:
             return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         bits.random_(-(2**63), None, generator=self.generator)
@@ -235,10 +235,10 @@ class Attention(nn.Module):
         return self.out((self.dropout(probabilities) @ v).transpose(1, 2).flatten(2))
 
 
-def released_vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
+def released_vit(width: int, shape: tuple[int, ...], n_classes: int, dropout: float = 0.1) -> Classifier:
     """The released ViT: patches, p, layers and heads as in `vit`; MLPs of p units, no LayerNorm at the end, queries, keys and
-    values without bias, dropout 0.1 on the tokens at the start, on attention's probabilities and after each branch."""
-    p, dropout = 8 * width, 0.1
+    values without bias, dropout on the tokens at the start, on attention's probabilities and after each branch."""
+    p = 8 * width
 
     def block() -> nn.Sequential:
         attention = nn.Sequential(nn.LayerNorm(p), Attention(p, dropout), Dropout(dropout))
@@ -280,3 +280,5 @@ ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit"
 # github.com/jydzhao/neural_collapse_optimizer at 7cab4a5: the same layers in the same order, so that a seed gives their weights
 RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9, "vit": released_vit}
 NETS: dict[str, dict[str, Any]] = {"book": ARCHITECTURES, "released": RELEASED}
+# the paper's text: no dropout
+NETS["released-no-dropout"] = {"vit": functools.partial(released_vit, dropout=0.0)}

@@ -78,7 +78,7 @@ class Run(BaseModel):
     precision: Literal["float32", "bf16"] = Field("float32", description="of the convolutions alone")
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")
-    net: Literal["book", "released"] = Field("book", description="released: see models.RELEASED")
+    net: Literal[tuple(NETS)] = Field("book", description="see models.NETS")  # type: ignore[valid-type]
     fit: Literal["pad", "resize"] = Field("pad", description="how 28 x 28 images become 32 x 32")
     scale: Literal["measured", "published"] = Field("measured", description="see data.PUBLISHED")
     augment: Literal["none", "crop-flip", "crop-flip-measured"] = Field(
@@ -188,6 +188,16 @@ class Run(BaseModel):
         if self.coupled_wd and self.decoupled_wd:
             return f"{coupled}+W"
         return decoupled if self.decoupled_wd else coupled
+
+
+def same_steps(run: Run) -> Run:
+    """The Run that stands for all those that take its steps but for rounding: without momentum SGD and SGDW both take
+    lr * (gradient + wd * w) off the weights w, at every decay, and SGD stands for the two. Any other Run stands for
+    itself.
+    """
+    if run.rule != "sgd" or run.momentum or run.coupled_wd:
+        return run
+    return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
 
 
 @dataclass(frozen=True)

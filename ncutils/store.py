@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from ncutils.files import in_clone, project_folder, set_aside, write_whole
 from ncutils.metrics import KEYS
-from ncutils.runs import History, Run, decay_budget
+from ncutils.runs import History, Run, decay_budget, same_steps
 
 if TYPE_CHECKING:
     # where it is used, it is imported: with pyarrow it takes longer than all else beside torch
@@ -196,12 +196,13 @@ def _is(found, value: str) -> bool:
 
 
 def table(histories: list[History]) -> pd.DataFrame:
-    """One row a run, which all figures, tables and claims read: its hash (`run`), its optimizer's name, the Run's fields, `wd`,
-    the decay `budget`, the training `images`, the last measured row, whether it is `valid`, and how it was made."""
+    """One row a run, which all figures, tables and claims read: its hash (`run`), that of the Run with the same `steps`
+    (`runs.same_steps`), its optimizer's name, the Run's fields, `wd`, the decay `budget`, the training `images`, the last
+    measured row, whether it is `valid`, and how it was made."""
     import pandas as pd
 
     rows = [
-        {"run": h.run.hash, "optimizer": h.run.optimizer}
+        {"run": h.run.hash, "steps": same_steps(h.run).hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
         | h.final
         # the Run's lr is the initial one; the last row's, the last epoch's
@@ -213,6 +214,7 @@ def table(histories: list[History]) -> pd.DataFrame:
     if not rows:
         of_none = [
             "run",
+            "steps",
             "optimizer",
             *Run.model_fields,
             "wd",

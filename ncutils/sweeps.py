@@ -18,7 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ncutils import data
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
-from ncutils.runs import History, Run
+from ncutils.runs import History, Run, same_steps
 from ncutils.step import Step, epoch, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
@@ -205,16 +205,6 @@ def _attempt(run, store, wait, device, progress) -> History | Exception | None:
             return history
     except Exception as error:  # whatever it is, it must not end the other runs
         return error
-
-
-def same_steps(run: Run) -> Run:
-    """The Run that stands for all those that take its steps but for rounding: without momentum SGD and SGDW both take
-    lr * (gradient + wd * w) off the weights w, at every decay, and SGD stands for the two. Any other Run stands for
-    itself.
-    """
-    if run.rule != "sgd" or run.momentum or run.coupled_wd:
-        return run
-    return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
 
 
 def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None, workers: int | None) -> str:

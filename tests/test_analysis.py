@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ncutils import analysis
-from ncutils.book import figures, tables
+from ncutils.book import figures, pages, tables
 from ncutils.runs import decay_budget
 from ncutils.store import Store
 from ncutils.training import History, Run
@@ -86,6 +86,62 @@ def test_best_and_valid_drop_what_fails_the_filter():
     groups = {"Adam": [good, better, failed], "AdamW": [good]}
     assert analysis.best(groups) == {"Adam": better, "AdamW": good}
     assert analysis.valid(groups) == [good, better]
+
+
+def sgd_and_sgdw(momentum=0, first=1e-3, second=1.1e-3, **fields):
+    """A run of SGD and one of SGDW at one decay."""
+    pair = (("SGD", first), ("SGDW", second))
+    return [history(name, 0.1, nc0, nc3=100 * nc0, momentum=momentum, **fields) for name, nc0 in pair]
+
+
+def test_sgd_and_sgdw_without_momentum_count_as_one_run():
+    sgd, sgdw = sgd_and_sgdw()
+    other, moving = history("SGDW", 0.2, 1, momentum=0), sgd_and_sgdw(momentum=0.9)
+    assert analysis.once([sgdw, sgd, other, *moving, sgd]) == [sgd, other, *moving]  # SGD stands for both
+    assert analysis.valid({"SGDW": [sgdw, other], "SGD": [sgd], "Adam": []}) == [sgd, other]
+    failed = history("SGD", 0.1, 1, train_acc=0.9, momentum=0)  # by rounding: the valid one counts
+    assert analysis.valid({"SGD": [failed], "SGDW": [sgdw]}) == [sgdw]
+    table = analysis.table({"SGD": [sgd, moving[0]], "SGDW": [sgdw, other, moving[1]]})
+    assert table["run"].nunique() == 5 and table["steps"].nunique() == 4
+    assert table["steps"].iloc[2] == table["run"].iloc[0] == table["steps"].iloc[0]
+
+
+def test_what_takes_the_same_steps_weighs_once_in_a_regression_and_a_rank_correlation():
+    rng = np.random.default_rng(2)
+    runs = [
+        history("SGD", 0.1, 10**a, b, momentum=0, seed=i) for i, (a, b) in enumerate(rng.normal(size=(9, 2)))
+    ]
+    copies = [
+        history("SGDW", 0.1, 1.01 * h.final["nc0"], h.final["nc3"], momentum=0, seed=h.run.seed)
+        for h in runs[:5]
+    ]
+    for mixed in (runs + copies, copies + runs):
+        pd.testing.assert_frame_equal(analysis.regression(mixed), analysis.regression(runs))
+    fit = stats.linregress([np.log10(h.final["nc0"]) for h in runs], [h.final["nc3"] for h in runs])
+    assert analysis.regression(copies + runs).loc["all", ["n", "beta"]].tolist() == [
+        9,
+        pytest.approx(fit.slope),
+    ]
+    by_decay = [history("SGD", wd, 1 - wd, momentum=0) for wd in (0, 0.1, 0.2, 0.3)]
+    twin = history("SGDW", 0.3, 99, momentum=0)  # would turn the order, were it another run
+    assert analysis.rank_correlation([*by_decay, twin], "nc0") == (pytest.approx(-1), 1)
+
+
+def test_captions_and_sentences_count_the_same_steps_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "say", said := [].append)
+    kept = [*sgd_and_sgdw(), *sgd_and_sgdw(momentum=0.9)]
+    figure = figures.scatter({"SGD": kept[::2], "SGDW": kept[1::2]}, "test")
+    assert "Seed 0. 3 runs, none dropped" in figure.texts[-1].get_text()
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: [SGD, SGDW], wd: 0.1, momentum: [0, 0.9]}]")
+    for h in kept:
+        Store().put(h)
+    monkeypatch.setattr(pages, "project_folder", lambda name: tmp_path / name)
+    pages.grid_runs("grid.yaml")
+    (sentence,) = said.__self__
+    assert sentence.startswith(
+        "4 runs of `grid.yaml`, 3 of which differ in mathematics (SGD and SGDW take the same"
+    )
+    assert "), 0 of them fail the paper's filter" in sentence
 
 
 def test_stored_grid_counts_a_run_without_decay_twice(tmp_path):

@@ -15,8 +15,8 @@ import yaml
 
 from ncutils.book import published
 from ncutils.optimizers import OPTIMIZERS
+from ncutils.runs import same_steps
 from ncutils.store import read_grid
-from ncutils.sweeps import same_steps
 from tests.test_chapters import outputs, papermill, text_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ncutils import data
 from ncutils.metrics import KEYS, nc_metrics
-from ncutils.models import ARCHITECTURES, RELEASED
+from ncutils.models import ARCHITECTURES, NETS, RELEASED
 from ncutils.optimizers import RULES, make_optimizer
 from ncutils.store import Store
 from ncutils.theory import simplex_etf
@@ -171,9 +171,11 @@ fields = {name: any_field(name, field) for name, field in Run.model_fields.items
 # what the authors' released code has is known for their networks and data sets alone, and not everything can be augmented
 of_theirs = {"arch": st.sampled_from(list(RELEASED)), "dataset": st.sampled_from(list(data.PUBLISHED))}
 own = {"net": st.just("book"), "scale": st.just("measured"), "augment": st.just("none")}
+vits = {"arch": st.just("vit"), "net": st.sampled_from(list(NETS)), "dataset": of_theirs["dataset"]}
+of_theirs["net"] = st.sampled_from(["book", "released"])
 # settings of a rule are known for their rule alone
 adam = {"rule": st.just("adam"), "options": st.fixed_dictionaries({"amsgrad": st.booleans()})}
-runs = st.one_of(*(st.builds(Run, **fields | some) for some in (own, of_theirs, own | adam)))
+runs = st.one_of(*(st.builds(Run, **fields | some) for some in (own, of_theirs, vits, own | adam)))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

@@ -351,6 +351,25 @@ def test_the_released_vit_at_width_64_counted_by_hand():
     )
 
 
+def test_the_released_vit_without_dropout_is_it_in_evaluation_mode():
+    """The paper's text has no dropout: the same weights from the same seed, and in training mode nothing dropped."""
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = {
+        net: make_model(
+            Run(arch="vit", net=net, width=2, seed=3141),
+            data.Dataset(images, None, images, None, 10),
+            torch.device("cpu"),
+        )
+        for net in ("released", "released-no-dropout")
+    }
+    with_it, without = made.values()
+    for one, other in zip(with_it.parameters(), without.parameters(), strict=True):
+        assert torch.equal(one, other)
+    evaluated = with_it.eval()(images)
+    assert torch.equal(without.train()(images), evaluated)
+    assert not torch.allclose(with_it.train()(images), evaluated, atol=1e-3)
+
+
 def test_dropout_keeps_nine_in_ten_and_the_mean():
     generator = torch.Generator().manual_seed(0)
     dropout, ones = Dropout(0.1, generator), torch.ones(1000, 1001, dtype=torch.float64)
@@ -516,8 +535,15 @@ def test_pooling_before_relu_is_the_same():
         ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed"),
         ({"n_train": 1}, "n_train = 1 is not allowed"),
-        ({"net": "theirs"}, "net = 'theirs' is not allowed: it must be 'book' or 'released'"),
+        (
+            {"net": "theirs"},
+            "net = 'theirs' is not allowed: it must be 'book', 'released' or 'released-no-dropout'",
+        ),
         ({"net": "released", "arch": "mlp"}, "net = 'released' is not allowed: there is none of arch 'mlp'"),
+        (
+            {"net": "released-no-dropout"},
+            "net = 'released-no-dropout' is not allowed: there is none of arch 'resnet9', only of vit",
+        ),
         ({"fit": "crop"}, "fit = 'crop' is not allowed: it must be 'pad' or 'resize'"),
         (
             {"augment": "mixup"},

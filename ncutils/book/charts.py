@@ -23,7 +23,20 @@ from ncutils.book.style import COLOURS, LABELS, METRICS
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.runs import History
 
-_FIELDS = ["run", "optimizer", "rule", "valid", "decay", "arch", "dataset", "lr", "momentum", "wd", "seed"]
+_FIELDS = [
+    "run",
+    "steps",
+    "optimizer",
+    "rule",
+    "valid",
+    "decay",
+    "arch",
+    "dataset",
+    "lr",
+    "momentum",
+    "wd",
+    "seed",
+]
 # what a menu's choice weighs when the nearest run is sought: the first field that differs decides
 _COSTS = {
     "arch": "1e7 * (datum.arch != {0})",
@@ -93,7 +106,7 @@ def coupled_and_decoupled(groups: Groups) -> alt.TopLevelMixin:
 def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     """Figures 2 and 9 to 12: final metric of valid runs against NC0, by optimizer and learning rate, with the line of least
     squares on log10 NC0."""
-    table = _finals(groups)
+    table = _finals(groups).assign(steps=analysis.table(groups)["steps"])
     table = table[table["valid"] & (table["nc0"] > 0)]
     menus = [
         _menu("metric", [LABELS[m] for m in METRICS[1:]], "NC3"),
@@ -111,8 +124,10 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
         alt.Shape("optimizer:N").scale(domain=list(OPTIMIZERS)),
         tooltip=["optimizer:N", "lr:Q", "momentum:Q", "wd:Q", "seed:Q", "nc0:Q", "y:Q"],
     )
-    # at wd 0 a run stands under both its optimizers and counts once
-    once = base.transform_aggregate(log_nc0="mean(log_nc0)", y="mean(y)", groupby=["run"])
+    # at wd 0 a run stands under both its optimizers and counts once, and so do SGD and SGDW where they take the same steps
+    first = [alt.SortField("optimizer")]
+    once = base.transform_window(sort=first, groupby=["steps"], place="row_number()")
+    once = once.transform_filter("datum.place == 1")
     line = once.transform_regression("log_nc0", "y").mark_line(color="black").encode(x="log_nc0:Q", y="y:Q")
     fit = once.transform_joinaggregate(n="count()")
     fit = _said(

@@ -19,8 +19,7 @@ from ncutils.book import published
 from ncutils.book.style import METRICS
 from ncutils.files import project_folder
 from ncutils.optimizers import COUPLED
-from ncutils.runs import exact_law
-from ncutils.sweeps import same_steps
+from ncutils.runs import exact_law, same_steps
 
 # the main text's setting, and those of Figures 19 to 43
 MAIN, *OTHERS = (f"{n} on {d}" for d in ("FashionMNIST", "CIFAR10", "MNIST") for n in ("ResNet9", "VGG9"))
@@ -249,7 +248,7 @@ def _more_epochs_of_sgd(stored) -> Seen:
 
 def _nc4(stored) -> Seen:
     runs = _grid(stored, MAIN)
-    kept = _where(runs, valid=True).drop_duplicates("run")
+    kept = _where(runs, valid=True).drop_duplicates("steps")
     ranks, satisfied = kept[METRICS[1:]].corrwith(kept["nc4"], method="spearman"), (kept["nc4"] > 0.99).mean()
     text = f"NC4 above 0.99 in {100 * satisfied:.0f} % of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 "
     return Seen(text + _signed(ranks, False), [satisfied, (ranks.abs() < 0.3).mean()], runs)
@@ -304,7 +303,7 @@ def _best_runs(stored) -> Seen:
 
 def _counts(stored) -> Seen:
     runs, entries = pd.concat([_grid(stored, of) for of in (MAIN, *OTHERS)]), _entries("paper")
-    runs, settings = runs.drop_duplicates("run"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
+    runs, settings = runs.drop_duplicates("steps"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
     distinct, different = entries["run"].nunique(), entries["steps"].nunique()
     text = f"{len(entries):,} entries in {settings} settings, {distinct:,} distinct, {different:,} of which "
     text += f"differ in mathematics; of the {len(runs)} run here, with other decays, {100 * runs['valid'].mean():.0f} % pass the filter"

@@ -23,8 +23,9 @@ set_style, log_scale, sequence = style.set_style, style.log_scale, style.sequenc
 
 
 def caption(histories: list[History], profile: str) -> str:
-    """What a figure rests on: profile, networks, data, epochs, seeds, how many runs and how many fall to the filter."""
-    histories = list({h.run: h for h in histories}.values())  # at wd 0, Adam and AdamW share a run
+    """What a figure rests on: profile, networks, data, epochs, seeds, how many runs (`analysis.once`) and how many fall to
+    the filter."""
+    histories = analysis.once(histories)
     runs = store.table(histories)
     n, seeds, dropped = len(runs), sorted(set(runs["seed"])), list(runs["valid"]).count(False)
     text = (

@@ -10,7 +10,7 @@ import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from ncutils.analysis import Groups, regression, stored_grid
+from ncutils.analysis import Groups, once, regression, stored_grid
 from ncutils.book import figures
 from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
@@ -86,16 +86,16 @@ def grid_runs(grid: str, train: bool = False, device: str | None = None, **field
     if train and missing:
         train_all(missing, device=device)
         groups, missing = stored_grid(path, **fields)
-    runs = {h.run: h for histories in groups.values() for h in histories}
-    if not runs:
+    histories = [h for of_one in groups.values() for h in of_one]
+    if not histories:
         raise FileNotFoundError(
             f"none of the {len(missing)} runs that this chapter takes from {grid} is stored: "
             f"`python -m ncutils sweep {grid}` trains them, or the parameter train=True"
         )
-    dropped = sum(not h.valid for h in runs.values())
-    text = (
-        f"{len(runs)} runs of `{grid}`, {dropped} of them fail the paper's filter (99 % training accuracy)."
-    )
+    n, runs = len({h.run for h in histories}), once(histories)
+    differ = f", {len(runs)} of which differ in mathematics (SGD and SGDW take the same steps at momentum 0)"
+    text = f"{n} runs of `{grid}`{differ if len(runs) < n else ''}, {sum(not h.valid for h in runs)} of them fail the paper's "
+    text += "filter (99 % training accuracy)."
     if missing:
         text += f" {len(missing)} more are not stored: `python -m ncutils sweep {grid}` trains them."
     say(text)

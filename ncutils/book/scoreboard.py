@@ -25,7 +25,7 @@ def scale(runs: pd.DataFrame) -> str:
     """At which scale runs were made, in short."""
     if runs.empty:
         return ""
-    runs, columns = runs.drop_duplicates("run"), ("width", "images", "epochs")
+    runs, columns = runs.drop_duplicates("steps"), ("width", "images", "epochs")
     width, images, epochs = (", ".join(f"{v:,}" for v in sorted(set(runs[c]))) for c in columns)
     if set(runs["arch"]) != {"mlp"}:  # the paper does not state that one's width
         width += " of 64"
