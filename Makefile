@@ -11,7 +11,7 @@ SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
 PAGES := _toc.yml README.md CONTRIBUTING.md $(wildcard chapters/*.md chapters/*.bib static/*.png static/*.gif)
 SCRIPTS := _build/npm/done
-CODE := $(wildcard ncutils/*.py ncutils/book/*.py) $(wildcard results/*.parquet results/*.csv)
+CODE := $(wildcard ncutils/*.py ncutils/book/*.py ncutils/book/widgets/*) $(wildcard results/*.parquet results/*.csv)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)

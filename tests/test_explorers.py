@@ -1,11 +1,13 @@
-"""Explorers: the frames drawn in advance, their links, and the answers of a live kernel."""
+"""Explorers: widgets that Python can read and set, the frames drawn in advance, and the answers of a live kernel."""
 
 import itertools
 import re
 
+import ipywidgets
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+from traitlets import TraitError
 
 matplotlib.use("Agg")
 
@@ -16,8 +18,8 @@ def draw(lr, K):
     figure, axis = explorers.canvas(xlabel="step")
     axis.plot([0, 1], [0, lr * K])
     axis.set_title(f"lr {lr} K {K} product {lr * K:.4f}")
-    if K > 100:
-        raise ValueError("K = 101 is not allowed")
+    if K == 99:
+        raise ValueError("K = 99 is <not> allowed")
     return figure
 
 
@@ -25,34 +27,53 @@ def title(html):
     return re.search(r"lr \S+ K \d+ product [\d.]+", html)[0]
 
 
-def test_every_combination_is_a_frame_that_the_sliders_lead_to():
+def test_every_combination_is_a_frame_in_the_order_of_the_controls():
     rates, classes = [0.01, 0.123, 1.0], [3, 10]
-    box = explorers.explorer(draw, live=False, lr=rates, K=classes)
-    lr, k, outer = box.children
-    assert (lr.value, k.value) == (rates[1], classes[1])
-    for (i, rate), (j, count) in itertools.product(enumerate(rates), enumerate(classes)):
-        frame = outer.children[i].children[j].value
-        assert (
-            title(frame) == f"lr {rate} K {count} product {rate * count:.4f}"
-        )  # text is not rounded with the geometry
-    assert outer.selected_index == 1 and all(inner.selected_index == 1 for inner in outer.children)
-    frame = outer.children[0].children[0].value
-    assert frame.startswith("<svg") and len(frame) < 10_000
+    widget = explorers.explorer(draw, live=False, lr=rates, K=classes)
+    assert (widget.lr, widget.K) == (rates[1], classes[1])
+    expected = [f"lr {r} K {k} product {r * k:.4f}" for r, k in itertools.product(rates, classes)]
+    assert [title(frame) for frame in widget.frames] == expected  # text is not rounded with the geometry
+    assert widget.frames[0].startswith("<svg") and len(widget.frames[0]) < 10_000
+    assert title(widget.still) == expected[0]
 
 
-def test_a_live_kernel_answers_any_value(capsys):
+def test_a_live_kernel_answers_any_value():
     before = plt.get_fignums()  # what earlier tests left open
-    box = explorers.explorer(draw, live=True, lr=[0.01, 1.0], K=[3, 10])
-    lr, k, output = box.children
-    lr.value, k.value = 0.5, 7
-    assert lr.min <= -3 and k.max == 100
-    assert len(output.outputs) == 1 or output.outputs == ()  # without a front end an Output keeps nothing
-    k.max = k.value = 101
-    assert "K = 101 is not allowed" in capsys.readouterr().out and plt.get_fignums() == before
+    widget = explorers.explorer(draw, live=True, lr=[0.01, 1.0], K=[3, 10])
+    widget.lr = 0.5
+    assert title(widget.svg) == "lr 0.5 K 10 product 5.0000"
+    widget.K = 99
+    assert widget.svg == "<p>K = 99 is &lt;not&gt; allowed</p>" and plt.get_fignums() == before
 
 
+@pytest.mark.counts("bad inputs refused")
 def test_choices_of_one_are_refused():
     with pytest.raises(
         ValueError, match=r"choices of \['lr'\] are not allowed: each parameter needs 2 values or more"
     ):
         explorers.explorer(draw, live=False, lr=[0.1], K=[3, 10])
+
+
+def test_every_widget_is_one_of_a_notebook_and_holds_its_module():
+    """What nbclient stores of a widget is its state when it opens: the module must be in it."""
+    widgets = [explorers.theory(law) for law in ("theorem31", "theorem33", "theorem34")]
+    widgets.append(explorers.explorer(draw, live=False, lr=[0.1, 0.2], K=[3, 10]))
+    for widget in widgets:
+        state = widget.get_state()
+        assert isinstance(widget, ipywidgets.DOMWidget)
+        assert "export default {render}" in state["_esm"] and ".nc-widget" in state["_css"]
+        assert all(c["name"] in state for c in state["controls"])
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("name", "bad", "good"), [("lr", -1, 0.5), ("wd", 11, 0.1), ("momentum", 1, 0.99), ("steps", 10.5, 10)]
+)
+def test_a_value_is_set_from_python_and_a_bad_one_refused(name, bad, good):
+    widget = explorers.theory("theorem31")
+    setattr(widget, name, good)
+    with pytest.raises(TraitError, match=f"'{name}' trait"):
+        setattr(widget, name, bad)
+    assert getattr(widget, name) == good
+    with pytest.raises(ValueError, match="K is not allowed: theorem31 has lr, wd, momentum, steps"):
+        explorers.theory("theorem31", K=3)

@@ -8,7 +8,6 @@ import tarfile
 from pathlib import Path
 
 PACKAGES = {
-    "@jupyter-widgets/html-manager@1": ("dist/embed.js", "dist/*.woff2"),
     "vega@6": ("build/vega.min.js",),
     "vega-lite@6": ("build/vega-lite.min.js",),
     "vega-embed@7": ("build/vega-embed.min.js",),
