@@ -15,7 +15,7 @@ import numpy as np
 
 @functools.cache
 def row_sums() -> dict[str, tuple[str, str]]:
-    """What the theorem on equivariant rules says of each rule that `census.names` lists, read off its code: a class, and why.
+    """What the theorem on equivariant rules says of each rule that torch and pytorch-optimizer 4.1 name, read off its code: a class, and why.
 
     Where all gradients of W have zero row sums and nothing decays, 1^T W
     - "keeps": stays, and rounding is not amplified (steps are sums of gradients times scalars or matrices from the right);
