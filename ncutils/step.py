@@ -99,7 +99,8 @@ class Step:
 
     def _graph(self) -> Callable:
         """The step as a graph, not yet taken."""
-        (x, y), held = (part.clone() for part in self.seen[0]), {}
+        held: dict[str, torch.Tensor] = {}
+        x, y = (part.clone() for part in self.seen[0])
         replay = _captured(lambda: held.update(loss=self._take(x, y)))
 
         def step(of_x, of_y):
@@ -164,13 +165,14 @@ class Step:
         return state
 
     def _beside_a_graph(self) -> list:
-        """What the optimizer keeps that a graph would not change: numbers, tensors elsewhere, and where the others lie."""
+        """What the optimizer keeps that a graph cannot change: numbers, tensors elsewhere, and where the others lie."""
         device = self.model.classifier.weight.device
         kept: list = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         for of_parameter in self.optimizer.state.values():
             for value in of_parameter.values():
-                there = isinstance(value, torch.Tensor) and value.device == device
-                kept.append(value.data_ptr() if there else copy.deepcopy(value))
+                if isinstance(value, torch.Tensor):
+                    value = value.data_ptr() if value.device == device else value.tolist()
+                kept.append(copy.deepcopy(value))
         return kept
 
 
