@@ -98,7 +98,7 @@ def main(rows) -> None:
     """What a script does when it is run: prints its rows, and writes them to the file that was named."""
     found = list(rows())
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(found))
+        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     else:
         print(f"{machine()}; medians of {PAIRS} pairs")
         print(table(found))

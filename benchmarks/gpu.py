@@ -135,7 +135,7 @@ def main(out: Path) -> None:
         kept["ways"].append(line)
         print(f"{name:34} {speed:12,.0f} samples/s  {line['share']:6.1%} of the rate  {line['epochs_200_s']:8.0f} s for 200 epochs", flush=True)  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (out / "gpu.json").write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

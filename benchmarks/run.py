@@ -18,9 +18,10 @@ from ncutils.files import project_folder
 if __name__ == "__main__":
     here, failed = Path(__file__).parent, []
     known = project_folder("results/bench.json")
-    found = json.loads(known.read_text())["rows"] if len(sys.argv) > 1 else []
+    found = json.loads(known.read_text("utf-8"))["rows"] if len(sys.argv) > 1 else []
     for script in sorted(here.glob("*.py")):
-        if "\n    main(rows)\n" not in script.read_text() or sys.argv[1:] and script.name not in sys.argv:
+        asked = not sys.argv[1:] or script.name in sys.argv
+        if not asked or "\n    main(rows)\n" not in script.read_text("utf-8"):
             continue
         print(script.name, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +29,7 @@ if __name__ == "__main__":
             if subprocess.run([sys.executable, script, out], check=False).returncode:
                 failed.append(script.name)
             else:
-                rows = [row | {"script": script.name} for row in json.loads(out.read_text())]
+                rows = [row | {"script": script.name} for row in json.loads(out.read_text("utf-8"))]
                 found = [row for row in found if row["script"] != script.name] + rows
     print(f"{machine()}; medians of {PAIRS} pairs")
     print(table(found))
@@ -44,4 +45,4 @@ if __name__ == "__main__":
         sys.exit(f"failed, so that nothing was kept: {', '.join(failed)}")
     found.sort(key=lambda row: row["script"])  # stable: a script's rows stay in their order
     if not TOY:
-        known.write_text(json.dumps(kept, indent=1) + "\n")
+        known.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")

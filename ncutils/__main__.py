@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from pathlib import Path
@@ -49,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     board.set_defaults(call=_scoreboard)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a locale that lacks a character must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return options.call(options) or 0
     except BrokenPipeError:
@@ -97,11 +100,13 @@ def _pack(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
         raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
+    if options.made_by:
+        from ncutils.book.manifest import describe, present_commit
+
+        commit = options.commit or present_commit()  # before anything is written
     write(histories, options.file)
     if options.made_by:
-        from ncutils.book.manifest import describe
-
-        describe(options.file, options.made_by, options.commit)
+        describe(options.file, options.made_by, commit)
     print(f"{len(histories)} runs in {options.file}, {options.file.stat().st_size / 1e6:.2f} MB")
 
 

@@ -2,8 +2,9 @@
 
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
-folder there with train/<class>/ and test/<class>/ images: of one size, or of any where an image_size is given; then they
-are cropped to squares and stay on disk, read while training by worker processes (`Streamed`), as ImageNet needs.
+folder there with train/<class>/ and test/<class>/ images (val/<class>/ where there is no test/): of one size, or of any
+where an image_size is given; then they are cropped to squares and stay on disk, read while training by worker processes
+(`Streamed`), as ImageNet needs.
 "digits3" is the digits 0, 1 and 2, whose class means lie in a plane; "separable" is synthetic; "unconstrained" has labels
 alone, for the unconstrained feature model.
 
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import multiprocessing
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +28,10 @@ import numpy as np
 import torch
 
 from ncutils import machine
-from ncutils.files import project_folder
+from ncutils.files import chosen_folder
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+SHARED = Path("/dev/shm")  # where processes that read images leave them
 
 
 @dataclass(frozen=True)
@@ -138,19 +141,36 @@ def batches(
         images,
         batch_sampler=[i.tolist() for i in indices],
         num_workers=min(8, machine.usable_cores()),
-        # named, since a sweep's worker process has a default of its own that cannot start readers
-        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn",
+        # named, since a sweep's worker process has a default of its own that cannot start readers; macOS has fork, too, but its
+        # system libraries may crash after it
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         pin_memory=images.device.type == "cuda",
     )
+    read = _told_in_one_sentence(loader)
+    yield from map(images.standardise, read)
+
+
+def _told_in_one_sentence(loader) -> Iterator[torch.Tensor]:
+    """The loader's batches; what its worker processes raise has a traceback in the message."""
     try:
-        yield from map(images.standardise, loader)
-    except ValueError as error:  # a worker's, with its traceback in the message
+        yield from loader
+    except ValueError as error:
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+    except RuntimeError as error:  # a worker's, or about one that was killed
+        free = (
+            f", of which /dev/shm has {shutil.disk_usage(SHARED).free / 1e6:.0f} MB free"
+            if SHARED.is_dir()
+            else ""
+        )
+        raise ChildProcessError(
+            f"a process that reads images failed, perhaps for want of shared memory{free} (docker run --shm-size sets a "
+            f"container's) or of memory: {str(error).strip().splitlines()[-1]}"
+        ) from None
 
 
 def data_folder() -> Path:
     """Where data sets are: NCUTILS_DATA, or data/ in the project."""
-    return Path(os.environ.get("NCUTILS_DATA") or project_folder("data"))
+    return chosen_folder("NCUTILS_DATA", "data")
 
 
 def load(
@@ -209,15 +229,22 @@ def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
         train, test = SOURCES[name][0]()
         return _fitted(train, fit), _fitted(test, fit)
     folder = data_folder() / name
-    if not (folder / "train").is_dir() or not (folder / "test").is_dir():
+    train, test = folder / "train", folder / ("test" if (folder / "test").is_dir() else "val")
+    if not train.is_dir() or not test.is_dir():
         raise ValueError(
             f"dataset = {name!r} is not known: use one of {', '.join(SOURCES)}, "
-            f"or a folder under {data_folder()} with train/<class>/ and test/<class>/ images"
+            f"or a folder under {data_folder()} with train/<class>/ and test/<class>/ (or val/<class>/) images"
         )
-    names = [{c.name for c in (folder / split).iterdir() if c.is_dir()} for split in ("train", "test")]
-    if odd := sorted(names[0] ^ names[1]):
-        raise ValueError(f"dataset: {folder} has the class {odd[0]!r} in one of train/ and test/ alone")
-    return _folder(folder / "train"), _folder(folder / "test")
+    if odd := sorted({c.name for c in _classes(train)} ^ {c.name for c in _classes(test)}):
+        raise ValueError(
+            f"dataset: {folder} has the class {odd[0]!r} in one of train/ and {test.name}/ alone"
+        )
+    return _folder(train), _folder(test)
+
+
+def _classes(folder: Path) -> list[Path]:
+    """Its class folders in alphabetical order, without hidden ones (.ipynb_checkpoints)."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def training_shape(name: str) -> tuple[int, ...]:
@@ -315,7 +342,7 @@ def _torchvision(name: str) -> tuple[Split, Split]:
         try:
             # the download's own bars and messages would stay in an executed notebook
             with (
-                open(os.devnull, "w") as null,
+                open(os.devnull, "w", encoding="utf-8") as null,
                 contextlib.redirect_stdout(null),
                 contextlib.redirect_stderr(null),
             ):
@@ -353,9 +380,12 @@ def _fitted(split: Split, fit: str) -> Split:
 
 
 def _folder(folder: Path) -> Split:
-    """Images in one folder a class, RGB; classes in alphabetical order."""
-    classes = sorted(p for p in folder.iterdir() if p.is_dir())
-    files = [[f for f in sorted(c.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES] for c in classes]
+    """Images in one folder a class, RGB; classes in alphabetical order. Hidden files (macOS's ._cat.jpg) are passed over."""
+    classes = _classes(folder)
+    files = [
+        [f for f in sorted(c.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
+        for c in classes
+    ]
     for c, found in zip(classes, files):
         if not found:
             raise ValueError(f"dataset: {c} holds no image ({', '.join(IMAGE_SUFFIXES)})")
@@ -379,10 +409,21 @@ def _folder(folder: Path) -> Split:
 
 
 def _open(path: Path):
+    """An image file as RGB of 8 bits; transparency is dropped, as torchvision's ImageFolder does.
+
+    Pillow would clip 16 bits of grey to 8, and numbers without a known range: the former are scaled, the latter refused.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+                grey = np.asarray(image).astype(np.float64) / 257  # 65,535 becomes 255
+                image = Image.fromarray(grey.round().astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(
+                    f"pixels of mode {image.mode!r} have no known range; save it with 8 or 16 bits"
+                )
             return image.convert("RGB")
     except Exception as error:  # a damaged image can be wrong in any way
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None

@@ -14,8 +14,14 @@ def in_clone() -> bool:
 
 
 def project_folder(name: str) -> Path:
-    """A folder of the clone that this module stands in; of the current folder where it is installed elsewhere."""
-    return (CLONE if in_clone() else Path.cwd()) / name
+    """A folder of the clone that this module stands in; of the current folder where it is installed elsewhere. An absolute
+    name, or one under `~`, stands for itself."""
+    return (CLONE if in_clone() else Path.cwd()) / os.path.expanduser(name)
+
+
+def chosen_folder(variable: str, name: str) -> Path:
+    """The folder that an environment variable names, where `~` is the home folder, or `project_folder(name)`."""
+    return Path(os.path.expanduser(os.environ.get(variable) or project_folder(name)))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -17,13 +17,27 @@ import psutil
 import torch
 
 
-def pick_device(device: str | None = None) -> torch.device:
-    """The device asked for, or the GPU if there is one, or the CPU."""
+def pick_device(device: str | None = None, precision: str = "float32") -> torch.device:
+    """The device asked for, or the GPU if there is one, or the CPU. Raises ValueError where it is not to be had, or does not
+    compute in `precision`."""
     try:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda"):  # Apple's has no float64, as metrics need, "meta" no numbers
+            raise RuntimeError
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device = {device!r} is not to be had here: use 'cpu', 'cuda' or none") from None
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = (
+            f" or 'cuda:0' to 'cuda:{found - 1}'"
+            if found
+            else "; no GPU is to be seen (CUDA_VISIBLE_DEVICES)"
+        )
+        raise ValueError(f"device = {str(device)!r} is not to be had here: use 'cpu' or none{gpus}") from None
+    if precision == "bf16" and device.type == "cuda":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                why = f"{device_name(device)} does not compute in bfloat16"
+                raise ValueError(f"precision = 'bf16' is not allowed here: {why}, use 'float32'")
     return device
 
 
@@ -31,7 +45,7 @@ def device_name(device: torch.device) -> str:
     """What the device is called, without the machine's own name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("model name"):
                 return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
@@ -39,8 +53,10 @@ def device_name(device: torch.device) -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: by its affinity, and by a container's quota, rounded up."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 def _flush_denormals_in_all_threads() -> None:
@@ -64,13 +80,27 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     wide), denormal numbers as zero (a network that decays to zero would otherwise take half as long again), a GPU's fastest
     kernels, and memory kept from step to step where it is much."""
     threads_before, benchmark_before = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    torch.set_num_threads(threads or (threads_before if wide else 1))
+    torch.set_num_threads(threads or (min(threads_before, usable_cores()) if wide else 1))
     torch.backends.cudnn.benchmark = True
     torch.set_flush_denormal(True)
     if wide and device.type == "cpu":
         keep_freed_memory(True)
     try:
-        yield
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"the memory of {device_name(device)} is full: use a smaller width or batch_size"
+        ) from error
+    except torch.AcceleratorError as error:  # it may work again after a new start
+        why = str(error).splitlines()[0]
+        raise OSError(
+            f"the {device.type} device failed ({why}); the same call goes on from the last checkpoint"
+        ) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # a CPU's
+            raise MemoryError("the machine's memory is full: use a smaller width or batch_size") from error
+        raise
     finally:
         if wide and device.type == "cpu":
             keep_freed_memory(False)
@@ -98,10 +128,17 @@ def keep_freed_memory(keep: bool) -> None:
 def free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that this process can still take: of the machine's memory, or of a container's share of it."""
     free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-        limit, used = (int((limits / name).read_text()) for name in ("memory.max", "memory.current"))
-        cached = re.search(r"^inactive_file (\d+)", (limits / "memory.stat").read_text(), re.MULTILINE)
-        free = min(free, limit - used + int(cached[1] if cached else 0))
+    for names in (  # cgroup v2, v1
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+            limit, used, stat = ((limits / name).read_text("ascii") for name in names)
+            cached = dict(re.findall(r"^(\w+) (\d+)$", stat, re.MULTILINE))
+            given_up = cached.get(
+                "total_inactive_file", cached.get("inactive_file", 0)
+            )  # total: of v1, as `used` is
+            free = min(free, int(limit) - int(used) + int(given_up))
     return free
 
 
@@ -127,5 +164,5 @@ def progress_bar(total: int, description: str, unit: str, show: bool = True):
     terminal = None
     with contextlib.suppress(OSError, AttributeError, ValueError):
         if show and os.isatty(sys.stderr.fileno()):
-            terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+            terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="locale")
     return tqdm(**options, file=terminal, disable=terminal is None, dynamic_ncols=True)

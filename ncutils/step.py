@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +24,10 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
-    masks = torch.Generator(device).manual_seed(run.seed)
-    for dropout in dropouts(model):
-        dropout.generator = masks
+    if found := dropouts(model):
+        masks = torch.Generator(device).manual_seed(run.seed)
+        for dropout in found:
+            dropout.generator = masks
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -50,9 +53,11 @@ def features_of(model, images: torch.Tensor, precision: str = "float32") -> torc
 class Step:
     """A training step (x, y) -> loss. On a GPU a CUDA graph replays it, so that no kernel waits for Python.
 
-    A graph holds the learning rate as a number: it is captured anew when the rate changes, after `WARM_UP` ordinary steps.
-    The last, smaller batch of an epoch is an ordinary step, too, and so is every one of a rule that a notebook added, or of a
-    network with dropout, whose generator a graph does not know.
+    A graph holds the learning rate as a number: it is captured anew when the rate changes, after `WARM_UP` ordinary steps,
+    and used once it has proved itself on their batches (`_proven`); else training goes on in ordinary steps, as if there had
+    been no graph, and a warning says why. The last, smaller batch of an epoch is an ordinary step, too, and so is every one
+    of a rule beyond the paper's three, which may do other things at later steps, or of a network with dropout, whose
+    generator a graph does not know.
     """
 
     WARM_UP = 3
@@ -62,7 +67,8 @@ class Step:
         known = run.rule in ("sgd", "adam", "signum") and not dropouts(model)
         self.graphed = model.classifier.weight.is_cuda and known
         self.size: int | None = None
-        self.rate: float | None = None
+        self.rates: list[float] = []
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.replay: Callable | None = None
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -70,34 +76,117 @@ class Step:
         self.size = self.size or len(y)
         if not self.graphed or len(y) != self.size:
             return self._take(x, y)
-        if self.rate != (rate := self.optimizer.param_groups[0]["lr"]):
-            self.rate, self.replay, self.left = rate, None, self.WARM_UP
-        if self.left:
-            self.left -= 1
+        if self.rates != (rates := [group["lr"] for group in self.optimizer.param_groups]):
+            self.rates, self.seen, self.replay = rates, [], None
+        if len(self.seen) < self.WARM_UP:
+            self.seen.append((x.clone(), y.clone()))
             return _aside(lambda: self._take(x, y))
         if self.replay is None:
-            self.x, self.y = x.clone(), y.clone()
-            self.replay = _captured(self._take_static)
-        self.x.copy_(x)
-        self.y.copy_(y)
-        self.replay()
-        return self.loss
+            self.replay = self._proven()
+        return self.replay(x, y)
 
-    def _take(self, x, y):
+    def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Leaves the loss's gradient in the parameters; returns the loss."""
         loss = F.cross_entropy(self.model.classifier(features_of(self.model, x, self.run.precision)), y)
         self.optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
         return loss.detach()
 
-    def _take_static(self):
-        self.loss = self._take(self.x, self.y)
+    def _take(self, x, y):
+        loss = self.gradient(x, y)
+        self.optimizer.step()
+        return loss
+
+    def _graph(self) -> Callable:
+        """The step as a graph, not yet taken."""
+        held: dict[str, torch.Tensor] = {}
+        x, y = (part.clone() for part in self.seen[0])
+        replay = _captured(lambda: held.update(loss=self._take(x, y)))
+
+        def step(of_x, of_y):
+            x.copy_(of_x)
+            y.copy_(of_y)
+            replay()
+            return held["loss"]
+
+        return step
+
+    def _proven(self) -> Callable:
+        """The step as a graph, if that takes the run's last steps as ordinary ones would; else the ordinary step.
+
+        From the present state the last batches' steps are taken twice ordinarily and once by the graph, and the state is put
+        back each time. Losses, weights, buffers and each part of the optimizer's state must end within a thousandth of the
+        way they went, or ten times what the ordinary ends differ by (sums on a GPU may come in any order).
+        """
+        start = {name: [t.clone() for t in tensors] for name, tensors in self._state().items()}
+        numbers = copy.deepcopy(self.optimizer.state_dict())
+
+        def ends(step) -> dict[str, list[torch.Tensor]]:
+            losses = torch.stack([step(x, y).clone() for x, y in self.seen])
+            found = {"loss": [losses]}
+            for name, tensors in self._state().items():
+                found[name] = [tensor.clone() for tensor in tensors]
+                for tensor, value in zip(tensors, start[name], strict=True):
+                    tensor.copy_(value)
+            return found
+
+        try:
+            beside = self._beside_a_graph()
+            ordinary, again = (_aside(lambda: ends(self._take)) for _ in range(2))
+            if beside != self._beside_a_graph():
+                raise ValueError("the optimizer has state that is not on the GPU, or moves")
+            step = self._graph()
+            replayed = ends(step)
+            for name, end in ordinary.items():
+                way = _distance(end, start.get(name, [torch.zeros_like(end[0])]))
+                allowed = 1e-3 * way + 10 * _distance(end, again[name]) + 1e-7 * _distance(end)
+                if not (off := _distance(end, replayed[name])) <= allowed:
+                    raise ValueError(f"its {name} was off by {off:.2g} after {len(self.seen)} steps")
+        except Exception as error:  # code and drivers of any kind must not spoil a run
+            self.graphed = False
+            self.optimizer.load_state_dict(numbers)
+            for name, tensors in self._state().items():
+                for tensor, value in zip(tensors, start[name], strict=True):
+                    tensor.copy_(value)
+            why = " ".join(str(error).split())
+            warnings.warn(f"training goes on without a CUDA graph: {why:.300}", stacklevel=4)
+            return self._take
+        return step
+
+    def _state(self) -> dict[str, list[torch.Tensor]]:
+        """All tensors that a step changes: weights, buffers by name, and the optimizer's by name."""
+        state = {"weights": [parameter.detach() for parameter in self.model.parameters()]}
+        for name, buffer in self.model.named_buffers():
+            state.setdefault(name.rpartition(".")[2], []).append(buffer)
+        for of_parameter in self.optimizer.state.values():
+            for name, value in of_parameter.items():
+                if isinstance(value, torch.Tensor):
+                    state.setdefault(name, []).append(value)
+        return state
+
+    def _beside_a_graph(self) -> list:
+        """What the optimizer keeps that a graph cannot change: numbers, tensors elsewhere, and where the others lie."""
+        device = self.model.classifier.weight.device
+        kept: list = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        for of_parameter in self.optimizer.state.values():
+            for value in of_parameter.values():
+                if isinstance(value, torch.Tensor):
+                    value = value.data_ptr() if value.device == device else value.tolist()
+                kept.append(copy.deepcopy(value))
+        return kept
+
+
+def _distance(a: list[torch.Tensor], b: list[torch.Tensor] | None = None) -> float:
+    """Euclidean distance of two lists of tensors, each taken as one vector; from zero without `b`."""
+    b = b or [torch.zeros_like(t) for t in a]
+    return math.sqrt(sum(float((x.double() - y.double()).square().sum()) for x, y in zip(a, b, strict=True)))
 
 
 def _captured(call):
     """The kernels of `call` as a CUDA graph, not yet run: a function that runs them."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # a capture that fails leaves its own stream as the current one
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         call()
     return graph.replay
 

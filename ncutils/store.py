@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock, Timeout
 
-from ncutils.files import in_clone, project_folder, set_aside, write_whole
+from ncutils.files import chosen_folder, in_clone, project_folder, set_aside, write_whole
 from ncutils.metrics import KEYS
 from ncutils.runs import History, Run, decay_budget, same_steps
 
@@ -43,7 +43,7 @@ class Store:
     """The runs of one folder, and the shipped ones."""
 
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
-        self.folder = Path(folder or os.environ.get("NCUTILS_RUNS") or project_folder("runs"))
+        self.folder = Path(os.path.expanduser(folder)) if folder else chosen_folder("NCUTILS_RUNS", "runs")
         self.shipped = Path(shipped) if shipped else project_folder("results") if in_clone() else None
 
     def get(self, run: Run) -> History | None:
@@ -236,11 +236,11 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
     for each of its values, and all lists of an entry are multiplied, the last one running fastest.
     Raises ValueError in one sentence for anything else, FileNotFoundError for a missing file.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
     try:
-        grid = yaml.safe_load(path.read_text())
+        grid = yaml.safe_load(path.read_bytes())  # UTF-8, or UTF-16 by its mark, whatever the locale
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:

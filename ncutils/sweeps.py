@@ -19,7 +19,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from ncutils import data
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
 from ncutils.runs import History, Run, same_steps
-from ncutils.step import Step, epoch, make_model, run_optimizer
+from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
 
@@ -226,7 +226,7 @@ def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None,
     where = pick_device(device)
     return (
         f"{text}\n{len(missing)} to train: {_duration(seconds)} of one worker, "
-        f"{_duration(seconds / workers)} with {workers}, by the time of three steps of each kind of network on this "
+        f"{_duration(seconds / workers)} with {workers}, by the time of a step of each kind of network on this "
         f"{'GPU' if where.type == 'cuda' else 'CPU'} ({device_name(where)})"
     )
 
@@ -239,7 +239,8 @@ def _duration(seconds: float) -> str:
 
 
 def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float]:
-    """Expected seconds of each run on one worker here: three steps of each kind of network, timed now on noise."""
+    """Expected seconds of each run on one worker here: an ordinary step of each kind of network, timed now on noise, its
+    gradient on as many images as take a moment. Images read from disk and a GPU's graphs (`step.Step`) are not counted."""
     device, seconds = pick_device(device), {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -253,7 +254,8 @@ def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float
     return seconds
 
 
-_steps: dict[tuple, float] = {}
+_gradients: dict[tuple, float] = {}
+_updates: dict[tuple, float] = {}
 
 
 def _seconds_a_step(run: Run, device: torch.device) -> float:
@@ -263,17 +265,32 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
         channels, height, width = 3, 32, 32
     height, width = run.image_size or height, run.image_size or width
     whole = min(run.batch_size, n_train(run))
-    batch = min(whole, max(2, 2**20 // (height * width)))  # of large images a few, so that they fit
-    shape = (batch if run.arch == "ufm" else 3 * batch, channels, height, width)
-    kind = (run.arch, run.net, run.width, shape, whole, run.precision, run.rule)
-    if kind not in _steps:
-        timed = run.model_copy(update={"batch_size": batch})
+    # of large images a few, so that they fit; on a CPU fewer of a wide network, so that nobody waits
+    few = max(2, 2**20 // (height * width * (run.width if device.type == "cpu" else 1)))
+    shape = (whole if run.arch == "ufm" else min(whole, few), channels, height, width)
+    network = (run.arch, run.net, run.width, shape, run.precision, device)
+    if (*network, run.rule) not in _updates:
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
         labels = torch.arange(len(images), device=device) % 10
         model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
-        step, order = Step(model, run_optimizer(model, run), timed), torch.Generator().manual_seed(0)
-        epoch(step, images, labels, order)  # the first pass sets things up
-        start = time.perf_counter()
-        epoch(step, images, labels, order)
-        _steps[kind] = (time.perf_counter() - start) * whole / len(images)
-    return _steps[kind]
+        step = Step(model, run_optimizer(model, run), run)
+        if network not in _gradients:
+            _gradients[network] = _seconds(lambda: step.gradient(images, labels), device)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        _updates[(*network, run.rule)] = _seconds(step.optimizer.step, device)
+    return _gradients[network] * whole / shape[0] + _updates[(*network, run.rule)]
+
+
+def _seconds(call, device: torch.device) -> float:
+    call()  # the first sets things up
+    _wait_for(device)
+    start = time.perf_counter()
+    call()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -46,7 +46,7 @@ def train(
     Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong, MemoryError where
     the network would not fit.
     """
-    device = machine.pick_device(device)
+    device = machine.pick_device(device, run.precision)
     with machine.set_for_training(device, threads, wide=run.width >= 32):
         started = kept = time.perf_counter()
         dataset = data.load(

@@ -47,7 +47,7 @@ def pytest_sessionfinish(exitstatus):
     )
     COUNTS.update({"minutes": round((time.time() - STARTED) / 60)})
     COUNTS["commit"] = commit.stdout.strip()
-    with open(os.environ["NCUTILS_COUNTS"], "w", newline="") as file:
+    with open(os.environ["NCUTILS_COUNTS"], "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("what", "count"), *sorted(COUNTS.items(), key=str)])
 
 

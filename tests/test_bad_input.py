@@ -67,7 +67,7 @@ def one_sentence(text: str) -> str:
 )
 def test_grids(grid, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("grid.yaml").write_text(grid)
+    Path("grid.yaml").write_text(grid, encoding="utf-8")
     assert main(["sweep", "grid.yaml", "--device", "cpu"]) == 2
     assert sentence in one_sentence(capsys.readouterr().err)
     assert os.listdir() == ["grid.yaml"]
@@ -109,8 +109,8 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
 )
 def test_arguments(arguments, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("binary.yaml").write_bytes(b"\xff\xfe\x00entries")
-    Path("grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    Path("binary.yaml").write_bytes(b"\xff\x00entries")
+    Path("grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]", encoding="utf-8")
     assert main(arguments) == 2
     assert sentence in one_sentence(capsys.readouterr().err)
     assert sorted(os.listdir()) == ["binary.yaml", "grid.yaml"]

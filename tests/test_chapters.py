@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import subprocess
 import sys
@@ -155,12 +156,126 @@ def test_bad_parameters_are_refused(parameters, sentence, tmp_path):
     assert not Store().histories()
 
 
+def checked(*cells: str) -> dict:
+    """What a notebook whose cells were executed in this order takes for its parameters."""
+    values: dict = {}
+    for cell in cells:
+        exec(cell, values)
+    return check_parameters(["", *cells], values)
+
+
+DECLARED = 'width = 8\nlr = 0.1\nwd_sweep = {}\nprofile = "default"'
+
+
 def test_check_parameters_knows_only_papermills_cell():
-    declared = 'width = 8\nlr = 0.1\nwd_sweep = {}\nprofile = "default"'
-    check_parameters(["", declared, "# Parameters\nlr = 0.2\n", "typo = 3"])
-    check_parameters(["", declared, "widht = 3"])  # a reader's own variable
+    checked(DECLARED, "# Parameters\nlr = 0.2\n", "typo = 3")
+    checked(DECLARED, "widht = 3")  # a reader's own variable
     with pytest.raises(ValueError, match="unknown parameter 'widht': did you mean 'width'"):
-        check_parameters(["", declared, "# Parameters\nwidht = 3\n"])
+        checked(DECLARED, "# Parameters\nwidht = 3\n")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["n = 3", DECLARED, "# Parameters\nlr = 0.2"],  # another cell first
+        [
+            DECLARED,
+            "# Parameters\nlrr = 0.2",
+            "# Parameters\nlr = 0.2",
+        ],  # the injected one mended and run again
+        [DECLARED, "# Parameters\nlr = 0.5", DECLARED + "\nx = 1", "# Parameters\nlr = 0.2"],
+        [DECLARED, "# Parameters\nlr = 0.2\nprint(lr)"],
+        [DECLARED, 'lr, profile = 0.2, "mine"', "profile = 'mine'\nlr = 0.2"],  # its heading removed
+        [DECLARED + "\nprint(width)", "lr = 0.2"],
+        [
+            DECLARED,
+            '# Parameters\nPAPERMILL_INPUT_PATH = "in.ipynb"\nPAPERMILL_OUTPUT_PATH = "out.ipynb"\nlr = 0.2',
+        ],
+    ],
+)
+def test_parameters_are_those_of_their_cell_in_whatever_order_cells_are_run(cells):
+    found = checked(*cells)
+    assert found["lr"] == 0.2 and found["width"] == 8 and set(found) >= {"width", "lr", "wd_sweep", "profile"}
+
+
+def test_an_expression_in_the_cell_of_parameters_is_taken_as_it_is():
+    cell = "lr = 10 ** -3\nwd = 5\nmomentum = [b / 10 for b in range(3)]\nn = (1, 2)\nprofile = 'mine'"
+    found = checked(cell, "# Parameters\nwd = 0.5")
+    assert found == {"lr": 10**-3, "wd": 0.5, "momentum": [0, 0.1, 0.2], "n": (1, 2), "profile": "mine"}
+
+
+def test_a_notebook_whose_cell_of_parameters_was_not_run_says_so():
+    with pytest.raises(ValueError, match="run the notebook's first cell of code"):
+        checked("# Parameters\nlr = 0.2", "n = 3")
+
+
+# what a parameter file or the command line may hold instead of a default of this kind, and what becomes of it
+TAKEN = {
+    float: [("1e-3", 0.001), ("5", 5), (5, 5), ("1E-1", 0.1)],
+    int: [("1e2", 100), (100.0, 100), ("100", 100)],
+    list: [(0.3, [0.3]), ("1e-3", [0.001]), (["1e-3", 0.1], [0.001, 0.1])],
+    type(None): [("100", 100), (100.0, 100), (None, None)],
+}
+REFUSED = {
+    float: ["high", None, True, [], {}, math.nan, math.inf, "nan", "inf", "0,1", ""],
+    int: ["1e-3", 2.5, True, None, [8], math.nan, "many"],
+    list: ["high", True, None, [], {}, [True], ["high"], [None], [math.inf], [[]]],
+    dict: [[0.1], 0.1, "x", None, {"Adma": [0.1]}, {"Adam": ["high"], "AdamW": [0.1], "SGD": [0.1]}],
+    bool: [1, 0, "true", "false", None],
+    str: [1, 0.5, None, ["digits"]],
+    type(None): [True, [1], {}, 1.5],
+}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.counts("bad inputs refused")
+def test_every_parameter_of_every_chapter_is_read_as_its_kind_or_refused_before_anything_runs(chapter):
+    cells = nbformat.read(chapter, as_version=4).cells
+    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    defaults = declared(chapter)
+    assert check_parameters([source], defaults) == defaults
+    for name, default in defaults.items():
+        nested = isinstance(default, list) and isinstance(default[0], list)
+        for given, wanted in TAKEN.get(type(default), []) if not nested else []:
+            if name == "momentum" and wanted == 5:  # out of its range
+                continue
+            found = check_parameters([source], defaults | {name: given})[name]
+            assert found == wanted and (found is None or not isinstance(found, str)), (name, given)
+            if isinstance(default, int):
+                assert type(found) is int
+        for given in REFUSED[type(default)]:
+            with pytest.raises(ValueError, match=f"^{name} = .* is not allowed: it must ") as error:
+                check_parameters([source], defaults | {name: given})
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("chapter", "name", "value"),
+    [
+        ("07", "K", 1),
+        ("07", "steps", 0),
+        ("07", "steps", "1e12"),
+        ("08", "wd", -1),
+        ("10", "lr", [0.1, 0]),
+        ("02", "lr_heat", 0),
+        ("03", "n_seeds", 0),
+        ("03", "wd_sweep", {"Adam": [0, -1]}),
+        ("05", "shares", [0, 1.5]),
+        ("09", "wd_choices", -0.1),
+        ("13", "epochs_before", 0),
+        ("13", "sgd", [0.9, 0.1]),
+        ("13", "sgd", [[0.9]]),
+        ("13", "wd", {"Adam": [0]}),
+        ("24", "n_images", -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_anything_runs(chapter, name, value):
+    path = next((ROOT / "chapters").glob(f"{chapter}_*.ipynb"))
+    cells = nbformat.read(path, as_version=4).cells
+    source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    with pytest.raises(ValueError, match=f"^{name} = .* is not allowed: it must "):
+        check_parameters([source], declared(path) | {name: value})
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
@@ -170,9 +285,10 @@ def test_every_chapter_has_a_file_of_known_parameters_in_each_profile(chapter, p
     declaring = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
     given = yaml.safe_load((ROOT / "params" / profile / f"{chapter.stem}.yaml").read_text())
     assert given["profile"] == profile
-    check_parameters(
-        [declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())]
+    found = checked(
+        declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())
     )
+    assert given.items() <= found.items()
     values = declared(chapter) | given
     first = {name: value[0] if isinstance(value, list) else value for name, value in values.items()}
     Run(**{name: value for name, value in first.items() if name in Run.model_fields})

@@ -64,7 +64,7 @@ def test_every_dependency_has_a_licence():
 
 def code_of(path: Path) -> str:
     if path.suffix == ".py":
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     cells = nbformat.read(path, as_version=4).cells
     return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 

@@ -113,20 +113,32 @@ def test_same_steps_are_the_same_steps(rule, momentum, both, same):
 
 
 def test_the_cost_of_a_run_is_timed_on_images_of_its_size(monkeypatch):
+    """A gradient on as many as take a moment, twice, and an update of each rule, twice; scaled to the run's batch."""
     timed = []
-    monkeypatch.setattr(
-        sweeps, "epoch", lambda step, images, labels, order: timed.append((images.shape, step.run))
-    )
-    fields = {"width": 2, "rule": "adam"}
-    large = Run(
-        **fields, image_size=512, n_train=300
-    )  # 128 of them at once would take 100 MB at the least width
-    all_at_once = Run(**fields, arch="mlp", batch_size=2**31, epochs=3)
+
+    def seconds(call, device):
+        before = len(timed)
+        call()
+        return 1.0 if len(timed) > before else 0.25
+
+    monkeypatch.setattr(sweeps.Step, "gradient", lambda _, images, labels: timed.append(images.shape))
+    monkeypatch.setattr(sweeps, "_seconds", seconds)
+    monkeypatch.setattr(sweeps, "_gradients", {})
+    monkeypatch.setattr(sweeps, "_updates", {})
+    fields = {"width": 2, "rule": "adam", "epochs": 1}
+    # 128 of them at once would take 100 MB at the least width
+    large = Run(**fields, image_size=512, n_train=300)
+    all_at_once = Run(**fields, arch="mlp", batch_size=2**31)
+    wide = Run(**fields | {"width": 64}, dataset="MNIST", n_train=128)
     elsewhere = Run(**fields, dataset="a folder that is not here yet", n_train=300)
-    costs = seconds_a_run([Run(**fields), large, all_at_once, elsewhere], "cpu")
-    shapes = [shape for shape, _ in timed[::2]]
-    assert shapes == [(384, 1, 8, 8), (12, 1, 512, 512), (3 * 1437, 1, 8, 8), (384, 3, 32, 32)]
-    assert [run.batch_size for _, run in timed[::2]] == [128, 4, 1437, 128] and all(costs.values())
+    other_rule = Run(**fields | {"rule": "signum"})
+    runs = [Run(**fields), large, all_at_once, wide, elsewhere, other_rule]
+    costs = seconds_a_run(runs, "cpu")
+    assert timed == [(128, 1, 8, 8), (2, 1, 512, 512), (1437, 1, 8, 8), (16, 1, 32, 32), (128, 3, 32, 32)]
+    steps = [12, 3, 1, 1, 3, 12]
+    of_128 = [1, 64, 1, 8, 1, 1]  # batches of the timed size in one of the run's
+    expected = [1.1 * n * (share + 0.25) for n, share in zip(steps, of_128)]
+    assert [costs[run] for run in runs] == pytest.approx(expected)
 
 
 def test_the_laptop_grid_has_all_settings():

@@ -27,7 +27,7 @@ def bring(package: str, patterns: tuple[str, ...], folder: Path) -> None:
             file=sys.stderr,
         )
         for script in (p for p in patterns if p.endswith(".js")):
-            (folder / Path(script).name).write_text(STAND_IN.format(package, script))
+            (folder / Path(script).name).write_text(STAND_IN.format(package, script), "utf-8")
         return
     with tarfile.open(archive) as files:
         for member in files.getmembers():

@@ -84,7 +84,7 @@ def _chapter(stored: pd.DataFrame, chapter: str, optimizers: int, **fields) -> t
     """A chapter's stored runs, with labels as `_grid`'s, and its parameters, at the paper's profile or else the laptop's: runs
     with these `fields` and each parameter that is one value of a field, where they are of so many optimizers."""
     for profile in ("paper", "laptop"):
-        p = yaml.safe_load(project_folder(f"params/{profile}/{chapter}.yaml").read_text())
+        p = yaml.safe_load(project_folder(f"params/{profile}/{chapter}.yaml").read_text("utf-8"))
         values = {"arch": "resnet9", "n_train": None} | p | fields
         values = {k: v for k, v in values.items() if k in stored and not isinstance(v, list | dict)}
         values["lr"] = np.where(stored["rule"] == "sgd", p.get("lr_sgd", p["lr"]), p["lr"])

@@ -16,12 +16,20 @@ def describe(path: Path, command: str, commit: str | None = None) -> None:
     present one), devices, seconds of training in all, number of runs, and of those that the paper's filter drops."""
     manifest = path.with_name("manifest.csv")
     known = pd.read_csv(manifest, index_col="file") if manifest.exists() else pd.DataFrame()
-    git = ["git", "-C", str(project_folder(".")), "rev-parse", "--short", "HEAD"]
-    commit = commit or subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    line = {"command": command, "commit": commit} | summary(path)
+    line = {"command": command, "commit": commit or present_commit()} | summary(path)
     lines = known.to_dict("index") | {path.name: line}
     table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("file").sort_index()
     write_whole(manifest, table.to_csv().encode())
+
+
+def present_commit() -> str:
+    """The short name of the code's commit. Raises ValueError where git is missing or refuses."""
+    git = ["git", "-C", str(project_folder(".")), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = " ".join((getattr(error, "stderr", "") or str(error)).split())
+        raise ValueError(f"the code's commit is not known ({why}): name it with --commit") from None
 
 
 def summary(path: Path) -> dict:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
+import math
+import numbers
 from types import SimpleNamespace
 
 import pandas as pd
@@ -14,7 +17,8 @@ from ncutils.analysis import Groups, once, regression, stored_grid
 from ncutils.book import figures
 from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
-from ncutils.runs import History, Run, unknown
+from ncutils.optimizers import NAMES
+from ncutils.runs import History, Run, shorten, unknown
 from ncutils.sweeps import train_all
 
 
@@ -39,40 +43,156 @@ class Parameters(SimpleNamespace):
 
 
 def parameters() -> Parameters:
-    """The parameters that the notebook's first cell of code declares, with the values they have now; sets the figures' style.
-
-    papermill puts what it was given into a cell of its own, headed "# Parameters". A name there that the chapter does not
-    declare is refused: a mistyped name is an error, not a default.
+    """The parameters that the notebook's cell of parameters declares, with the values they have now, checked; sets the
+    figures' style. What YAML or the command line gives as text or alone where the chapter has a number or a list becomes one.
     """
     names = get_ipython().user_ns
-    declared = check_parameters(names["In"])
+    checked = check_parameters(names["In"], names)
+    names.update(checked)
     figures.set_style()
-    return Parameters(**{name: names[name] for name in declared})
+    return Parameters(**checked)
 
 
-def check_parameters(cells: list[str]) -> list[str]:
-    """The names that a notebook declares in its first cell of plain assignments, once what papermill gave is among them.
+def check_parameters(cells: list[str], values: dict) -> dict:
+    """The parameters that a notebook declares, with their `values` in the form of their defaults.
 
-    `cells` is IPython's `In`: the source of the cells executed so far.
+    `cells` is IPython's `In`: the source of the cells executed so far, in whatever order. The declaring one is told by
+    `profile`, which every chapter's has. papermill puts what it was given into a cell of its own, headed "# Parameters"; a
+    name there that the chapter does not declare is refused: a mistyped name is an error, not a default.
+    Raises ValueError in one sentence that names the parameter.
     """
-    assigned = [names for source in cells if (names := _assigned(source))]
-    for source in cells:
-        if source.startswith("# Parameters"):
-            for name in _assigned(source):
-                if name not in assigned[0]:
-                    raise ValueError(unknown(name, assigned[0], "this chapter takes"))
-    return assigned[0]
+    declaring = [
+        d for source in cells if not source.startswith(_INJECTED) and "profile" in (d := _assigned(source))
+    ]
+    if not declaring:
+        raise ValueError(
+            "the parameters are not known: run the notebook's first cell of code, which declares them"
+        )
+    declared = max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
+    injected = [source for source in cells if source.startswith(_INJECTED)]
+    for name in _assigned(injected[-1]) if injected else ():
+        if name not in declared and not name.startswith("PAPERMILL_"):  # papermill's --inject-paths
+            raise ValueError(unknown(name, declared, "this chapter takes"))
+    checked = {}
+    for name, expression in declared.items():
+        try:
+            checked[name] = _in_form_of(_default(name, expression, values[name]), values[name])
+            _check_range(name, checked[name])
+        except ValueError as error:
+            raise ValueError(f"{name} = {shorten(values[name])} is not allowed: {error}") from None
+    return checked
 
 
-def _assigned(source: str) -> list[str]:
-    """The names that a cell of plain assignments gives values, else none."""
+_INJECTED = "# Parameters"  # papermill's heading
+
+
+def _assigned(source: str) -> dict[str, ast.expr]:
+    """The names that a cell's statements give values, with these; none of a cell that is not Python."""
     try:
         statements = ast.parse(source).body
-    except SyntaxError:  # a cell with a magic command
-        return []
-    if not all(isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name) for s in statements):
-        return []
-    return [s.targets[0].id for s in statements]
+    except SyntaxError:
+        return {}
+    plain = [s for s in statements if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
+    return {s.targets[0].id: s.value for s in plain}
+
+
+def _default(name: str, expression: ast.expr, value):
+    """The value that the cell gives a parameter; the present one where a reader has put an expression there."""
+    try:
+        default = ast.literal_eval(expression)
+    except ValueError:
+        return value
+    field = Run.model_fields.get(_FIELDS.get(name, name))
+    return float(default) if field and field.annotation is float and type(default) is int else default
+
+
+def _in_form_of(default, value):
+    """A parameter's value as its default is: number, text, list or mapping. A number may come as text (YAML reads 1e-3 so),
+    and one number for a list of them. Where the default is None, text and whole numbers are taken."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError("it must be True or False")
+        return value
+    if isinstance(default, int | float):
+        return _number(value, whole=isinstance(default, int))
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError("it must be text")
+        return value
+    if isinstance(default, list) and default:
+        return _list(default, value)
+    if isinstance(default, dict):
+        if not isinstance(value, dict) or not default.keys() <= value.keys() <= set(NAMES):
+            needed = f", {' and '.join(default)} among them" if default else ""
+            raise ValueError(f"it must be a mapping of optimizers' names to lists of numbers{needed}")
+        return {name: _list([0.0], decays) for name, decays in value.items()}
+    if default is not None:  # a reader's own, such as an array
+        return value
+    with contextlib.suppress(ValueError):
+        return _number(value, whole=True)
+    if value is not None and not isinstance(value, str):
+        raise ValueError("it must be text, a whole number or None")
+    return value
+
+
+def _list(default: list, value) -> list:
+    if isinstance(default[0], list):  # of lists of one length
+        n = len(default[0])
+        if (
+            not isinstance(value, list)
+            or not value
+            or any(not isinstance(v, list) or len(v) != n for v in value)
+        ):
+            raise ValueError(f"it must be a list of lists of {n} numbers")
+        return [_list([0.0], v) for v in value]
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ValueError("it must hold a number")
+    return [_number(v) for v in values]
+
+
+def _number(value, whole: bool = False):
+    number = value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    kind = "a whole number" if whole else "a number"
+    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
+        raise ValueError(f"it must be {kind}")
+    if whole and number != int(number):
+        raise ValueError(f"it must be {kind}")
+    return int(number) if whole else number
+
+
+# of parameters that are no fields of Run: the field whose range they have, or their own
+_FIELDS = {"lr_sgd": "lr", "lr_heat": "lr", "epochs_before": "epochs"} | dict.fromkeys(
+    ("wd", "wd_sweep", "wd_choices"), "coupled_wd"
+)
+_RANGES = {
+    "K": (2, 10_000),
+    "steps": (1, 10_000_000),
+    "n_seeds": (1, 10_000),
+    "n_images": (0, 60_000),
+    "shares": (0, 1),
+}
+
+
+def _check_range(name: str, value) -> None:
+    """Raises ValueError where a number, or one in a list or mapping, is out of range."""
+    if isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_range(name, part)
+        return
+    least, most = _RANGES.get(name, (-math.inf, math.inf))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if not least <= value <= most:
+        raise ValueError(f"it must lie between {least} and {most:,}")
+    if (known := _FIELDS.get(name, name)) in Run.model_fields:
+        try:
+            Run(**{known: value})
+        except ValueError as error:
+            raise ValueError(str(error).partition("is not allowed: ")[2]) from None
 
 
 def grid_runs(grid: str, train: bool = False, device: str | None = None, **fields) -> Groups:

@@ -49,8 +49,8 @@ def write(project: Path) -> None:
 def _put(page: Path, text: str) -> None:
     """Writes a text between the page's two marks."""
     first, last = "<!-- scoreboard -->", "<!-- end of scoreboard -->"
-    head, start, rest = page.read_text().partition(f"{first}\n")
+    head, start, rest = page.read_text("utf-8").partition(f"{first}\n")
     _, end, tail = rest.partition(last)
     if not start or not end:
         raise ValueError(f"{page} has no place for the scoreboard: {first} and {last}")
-    page.write_text(f"{head}{start}\n{text}\n\n{end}{tail}")
+    page.write_text(f"{head}{start}\n{text}\n\n{end}{tail}", "utf-8")
