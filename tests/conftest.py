@@ -81,6 +81,21 @@ def quick_book(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium, the system's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+    executable = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if not executable:
+        pytest.skip("needs a Chromium on the path")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture
 def real_data():
     """NCUTILS_DATA with MNIST and FashionMNIST in it, or a skip that says what is missing."""

@@ -33,9 +33,9 @@ FIGURES = {
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
 FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
 FIGURES |= {"04_explore": 0, "15_vit": 5, "16_imagenet": 2, "18_your_model": 1, "19_your_optimizer": 1}
-FIGURES |= {"20_tested": 0, "21_costs": 1, "22_gauge": 5, "24_paper_and_code": 1}
+FIGURES |= {"20_tested": 0, "21_costs": 1, "22_gauge": 5, "24_paper_and_code": 1, "26_playground": 0}
 EXPLORERS = ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm")
-EXPLORERS += ("14_six_settings", "22_gauge")
+EXPLORERS += ("14_six_settings", "22_gauge", "26_playground")
 # For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
 GRID = """
 common: {epochs: 12, width: 4}

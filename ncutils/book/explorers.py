@@ -19,6 +19,8 @@ import traitlets
 from IPython.display import display
 
 from ncutils.machine import live_front_end
+from ncutils.metrics import nc_metrics
+from ncutils.optimizers import OPTIMIZERS
 
 _FOLDER = Path(__file__).with_name("widgets")
 
@@ -94,6 +96,73 @@ def theory(law: str, figure: plt.Figure | None = None, **values: float) -> Theor
         raise ValueError(f"{', '.join(unknown)} is not allowed: {law} has {', '.join(names[law])}")
     controls = [of[name] | {"value": values.get(name, of[name]["value"])} for name in names[law]]
     return Theory(controls, _svg(figure) if figure else "", law=law)
+
+
+class Gauge(Explorer):
+    """A trained network whose NC0 the reader sets, through the length of the mean row of W alone."""
+
+    _esm = _script("gauge")
+    gram = traitlets.List(help="W_c W_c^T [K][K]").tag(sync=True)
+    cross = traitlets.List(help="W_c u [K], u the direction of the mean row").tag(sync=True)
+    nc3c = traitlets.Float(help="centred NC3").tag(sync=True)
+    logits = traitlets.List(help="of W_c and b, all images one after the other [N K]").tag(sync=True)
+    shift = traitlets.List(help="what an NC0 of 1 adds to all logits of an image [N]").tag(sync=True)
+    labels = traitlets.List(help="classes [N]").tag(sync=True)
+
+
+def gauge(features, labels, weight, bias, figure: plt.Figure | None = None) -> Gauge:
+    """The widget of features [N, p] with labels [N], weights W [K, p] and biases [K], NC0 as it is to begin with.
+
+    Logits are rounded to four decimals, so that a page can carry them. `figure` stands in the widget's place where
+    JavaScript is off.
+    """
+    nc0, centred = weight.sum(0).norm(), weight - weight.mean(0)
+    direction = weight.mean(0) / weight.mean(0).norm()
+    logits, shift = features @ centred.T + bias, features @ direction / len(weight)
+    return Gauge(
+        [_number("NC0", "NC0", float(f"{nc0:.3g}"), "log", 0.01, 100, zero=True)],
+        _svg(figure) if figure else "",
+        gram=(centred @ centred.T).tolist(),
+        cross=(centred @ direction).tolist(),
+        nc3c=nc_metrics(features, labels, weight, bias)["nc3c"],
+        logits=[round(x, 4) for x in logits.flatten().tolist()],
+        shift=[round(x, 4) for x in shift.tolist()],
+        labels=labels.tolist(),
+    )
+
+
+class Playground(Explorer):
+    """Two networks of 64-32-16-K units, trained on digits where the reader is; `measured` has the end of the last training."""
+
+    _esm = _script("network", "playground")
+    pixels = traitlets.Unicode().tag(sync=True)
+    labels = traitlets.Unicode().tag(sync=True)
+    gauge = traitlets.Bool().tag(sync=True)
+    measured = traitlets.Dict().tag(sync=True)
+
+
+def playground(figure: plt.Figure | None = None) -> Playground:
+    """The playground on scikit-learn's digits, at its first preset. `figure` stands in its place where JavaScript is off."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    controls = [
+        {"name": "classes", "label": "classes", "value": 3, "kind": "menu", "options": [3, 4, 10]},
+        _number("batch", "batch size", 128, "count", 8, 512),
+        _number("seed", "seed", 0, "whole", 0, 99),
+        _number("steps", "steps", 2000, "count", 10, 20_000),
+    ]
+    for side, optimizer, wd in (("a", "Adam", 0.05), ("b", "AdamW", 5.0)):
+        menu = {"label": "optimizer", "value": optimizer, "kind": "menu", "options": list(OPTIMIZERS)}
+        controls += [
+            menu | {"name": f"optimizer_{side}"},
+            _number(f"lr_{side}", "learning rate", 0.001, "log", 1e-5, 1),
+            _number(f"wd_{side}", "weight decay", wd, "log", 1e-5, 20, zero=True),
+            _number(f"momentum_{side}", "momentum", 0.9, "share", 0, 0.99),
+        ]
+    pixels = "".join(chr(ord("a") + int(value)) for value in images.flat)
+    still = _svg(figure) if figure else ""
+    return Playground(controls, still, pixels=pixels, labels="".join(map(str, labels)))
 
 
 class Frames(Explorer):

@@ -1,7 +1,7 @@
 // What the book's widgets share: controls bound to their model, charts in SVG, the view in the page's address.
 
 // An element, of HTML or (names in SVG) of a drawing, with attributes and children
-const SVG = new Set(["svg", "g", "path", "line", "circle", "text", "rect"])
+const SVG = new Set(["svg", "g", "path", "line", "circle", "ellipse", "text"])
 function node(tag, attributes = {}, ...children) {
   const made = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag)
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value)
@@ -123,7 +123,7 @@ function chart(el, {height = 260, name}) {
     const place = ({range: [a, b], log}, from, size) => v =>
       from + size * (log ? Math.log(Math.max(v, a) / a) / Math.log(b / a) : (v - a) / (b - a))
     const px = place(x, left, w), py = place(y, top + h, -h), svg = node("svg", {width, height, role: "img", "aria-label": name})
-    for (const [v, label] of ticks(x.range, x.log, Math.max(2, w / 70)))
+    for (const [v, label] of ticks(x.range, x.log, Math.max(2, w / 55)))
       svg.append(node("line", {class: "nc-grid", x1: px(v), x2: px(v), y1: top, y2: top + h}),
         node("text", {x: px(v), y: top + h + 15, "text-anchor": "middle"}, label))
     for (const [v, label] of ticks(y.range, y.log, Math.max(2, h / 40)))

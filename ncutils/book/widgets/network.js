@@ -69,14 +69,34 @@ function engine() {
 
   const rowSum = net => head(net).outputs * Math.hypot(...rowMean(head(net)))
 
+  // The innermost loops, four at a time: sum of a b over n places, and a += d b
+  function product(a, i, b, j, n) {
+    let s0 = 0, s1 = 0, s2 = 0, s3 = 0
+    for (const end = i + n; i < end; i += 4, j += 4) {
+      s0 += a[i] * b[j]
+      s1 += a[i + 1] * b[j + 1]
+      s2 += a[i + 2] * b[j + 2]
+      s3 += a[i + 3] * b[j + 3]
+    }
+    return s0 + s1 + (s2 + s3)
+  }
+
+  function add(a, i, d, b, j, n) {
+    for (const end = i + n; i < end; i += 4, j += 4) {
+      a[i] += d * b[j]
+      a[i + 1] += d * b[j + 1]
+      a[i + 2] += d * b[j + 2]
+      a[i + 3] += d * b[j + 3]
+    }
+  }
+
   // Outputs of each layer [n, outputs], before the last one's softmax
   function forward(net, input, n) {
     return net.layers.map(({W, b, inputs, outputs}, l) => {
       const out = new Float64Array(n * outputs), last = l == net.layers.length - 1
       for (let s = 0; s < n; s++)
         for (let o = 0; o < outputs; o++) {
-          let sum = b[o]
-          for (let i = 0, w = o * inputs, x = s * inputs; i < inputs; i++) sum += W[w + i] * input[x + i]
+          const sum = b[o] + product(W, o * inputs, input, s * inputs, inputs)
           out[s * outputs + o] = last || sum > 0 ? sum : 0
         }
       return (input = out)
@@ -120,15 +140,16 @@ function engine() {
     const [loss] = softmax(delta, rows.map(row => net.labels[row]), net.sizes[net.sizes.length - 1])
     net.grads.fill(0)
     for (let l = net.layers.length - 1; l >= 0; l--) {
-      const {W, dW, db, inputs, outputs} = net.layers[l], x = outs[l], before = new Float64Array(n * inputs)
+      const {W, dW, db, inputs, outputs} = net.layers[l], x = outs[l], before = new Float64Array(l ? n * inputs : 0)
       for (let s = 0; s < n; s++)
         for (let o = 0; o < outputs; o++) {
           const d = delta[s * outputs + o] / (l == net.layers.length - 1 ? n : 1), w = o * inputs, at = s * inputs
           if (d === 0) continue
           db[o] += d
-          for (let i = 0; i < inputs; i++) dW[w + i] += d * x[at + i]
-          if (l) for (let i = 0; i < inputs; i++) if (x[at + i] > 0) before[at + i] += d * W[w + i]
+          add(dW, w, d, x, at, inputs)
+          if (l) add(before, at, d, W, w, inputs)
         }
+      for (let i = 0; i < before.length; i++) if (x[i] === 0) before[i] = 0
       delta = before
     }
     return loss
@@ -191,7 +212,7 @@ function engine() {
   }
 
   const dot = (a, b) => { let sum = 0; for (let i = 0; i < a.length; i++) sum += a[i] * b[i]; return sum }
-  const unit = A => { const norm = Math.sqrt(A.reduce((s, r) => s + dot(r, r), 0)); return A.map(r => r.map(x => x / norm)) }
+  const norm = A => Math.sqrt(A.reduce((sum, row) => sum + dot(row, row), 0)), unit = (A, n = norm(A)) => A.map(row => row.map(x => x / n))
   const distance = (A, B) => Math.hypot(...A.flatMap((r, i) => r.map((x, j) => x - B[i][j])))
 
   // Loss, accuracy, NC0 to NC3 over all images as in `ncutils.metrics`; and M^T, W, W_c in the coordinates of the simplex.
@@ -208,7 +229,7 @@ function engine() {
     const M = means.map(m => m.map((x, i) => x - centre[i])), E = simplex(K)
     // E's columns span what the rows of M^T, which sum to zero, span
     const {R, rows} = orthogonal(E[0].map((_, j) => centre.map((_, i) => E.reduce((s, e, k) => s + e[j] * M[k][i], 0))))
-    const scale = Math.sqrt(means.reduce((s, m) => s + dot(m, m), 0))
+    const scale = norm(means)
     const kept = rows.flatMap((row, r) => (Math.sqrt(dot(row, row)) > 4 * 2 ** -52 * scale ? [r] : []))
     let nc1 = kept.length ? 0 : NaN
     labels.forEach((label, s) => {
@@ -228,13 +249,14 @@ function engine() {
     logits.forEach((x, i) => { moved = Math.max(moved, Math.abs(x - predicted[i])) })
     // the rotation that brings the means closest to the simplex, then all rows in it
     const axes = E[0].map((_, j) => centre.map((_, i) => kept.reduce((s, r) => s + (R[r][j] * rows[r][i]) / Math.sqrt(dot(rows[r], rows[r])), 0)))
-    const place = A => unit(A).map(row => axes.slice(0, K == 4 ? 3 : 2).map(axis => dot(row, axis)))
+    const place = (A, norm) => A.map(row => axes.slice(0, K == 4 ? 3 : 2).map(axis => dot(row, axis) / norm))
     return {
       step: net.step, loss, accuracy, nc0: rowSum(net), law: Math.abs(net.law.s), nc1, moved,
       nc2: distance(unit(M.map(a => M.map(b => dot(a, b)))), target),
       nc3: distance(unit(weights), unit(M)), nc3c: distance(unit(centred), unit(M)),
       largest: Math.max(...W.map(Math.abs)),
-      means: place(M), weights: place(weights), centred: place(centred),
+      // W = W_c + 1 w^T: its rows in the simplex's coordinates, and how far the mean row w lifts them out
+      means: place(M, norm(M)), weights: place(centred, norm(weights)), centred: place(centred, norm(centred)), lift: Math.hypot(...mean) / norm(weights),
     }
   }
 

@@ -1,0 +1,279 @@
+"""The widgets' own arithmetic, in Chromium: the playground against torch, the theory against `ncutils.theory`; and what the
+playground's presets promise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from ncutils import theory
+from ncutils.book import explorers
+from ncutils.files import project_folder
+from ncutils.metrics import nc_metrics
+from ncutils.optimizers import NAMES, make_optimizer
+
+HOST = project_folder("static/book.js")
+IMPORT = "const load = esm => import(URL.createObjectURL(new Blob([esm], {type: 'text/javascript'})));"
+TRAIN = (
+    "async ([esm, made, options, steps]) => {"
+    + IMPORT
+    + """
+  const {engine} = await load(esm), {create, step, draw, measure} = engine(), net = create(made)
+  const found = {images: [...net.images], labels: net.labels, start: [...net.params], rows: [], loss: [], W: [], law: [], metrics: []}
+  const head = net.layers[2]
+  for (let t = 0; t < steps; t++) {
+    if (t % 20 == 0) found.metrics.push(measure(net))
+    found.rows.push(draw(net, options.batch))
+    found.loss.push(step(net, options, found.rows[t]))
+    found.W.push([...head.W])
+    found.law.push(net.law.s)
+  }
+  found.metrics.push(measure(net))
+  return found
+}"""
+)
+
+
+@pytest.fixture
+def tab(browser):
+    page = browser.new_page()
+    page.goto("about:blank")
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def made():
+    widget = explorers.playground()
+    return {"pixels": widget.pixels, "labels": widget.labels}, widget.get_state()["_esm"]
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made, count):
+    """From the same weights on the same batches, in float64: loss, W and NC0 to NC3 over 200 steps, to 1e-9."""
+    rule, decay = NAMES[name]
+    lr, wd = (0.05, 0.02) if rule == "sgd" else (0.002, 0.05 if decay == "coupled_wd" else 2)
+    options = {"rule": rule, "lr": lr, "momentum": momentum, "batch": 64, "coupled_wd": 0, "decoupled_wd": 0}
+    options[decay] = wd
+    data, esm = made
+    found = tab.evaluate(TRAIN, [esm, data | {"classes": classes, "seed": 1}, options, 200])
+
+    pixels, digits = load_digits(n_class=classes, return_X_y=True)
+    images, labels = torch.from_numpy((pixels - pixels.mean()) / pixels.std()), torch.from_numpy(digits).long()
+    np.testing.assert_allclose(np.reshape(found["images"], (-1, 64)), images, atol=1e-12)
+    assert found["labels"] == labels.tolist()
+    parts = (torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU())
+    body, head = torch.nn.Sequential(*parts).double(), torch.nn.Linear(16, classes).double()
+    params = [*body.parameters(), *head.parameters()]
+    torch.nn.utils.vector_to_parameters(torch.tensor(found["start"], dtype=torch.float64), params)
+    optimizer = make_optimizer(params, rule, lr=lr, momentum=momentum, **{decay: wd})
+
+    def compare(measured):
+        with torch.no_grad():
+            features = body(images)
+            loss = F.cross_entropy(head(features), labels).item()
+        expected = nc_metrics(features, labels, head.weight, head.bias)
+        for key in ("nc0", "nc1", "nc2", "nc3", "nc3c"):
+            assert measured[key] == pytest.approx(expected[key], rel=1e-9, abs=1e-9), (key, measured["step"])
+        assert measured["loss"] == pytest.approx(loss, rel=1e-9, abs=1e-9)
+        share = classes * measured["lift"] ** 2
+        assert share == pytest.approx(expected["gauge_share"], rel=1e-9, abs=1e-12)
+
+    largest = 0.0
+    for t, rows in enumerate(found["rows"]):
+        if t % 20 == 0:
+            compare(found["metrics"][t // 20])
+        loss = F.cross_entropy(head(body(images[rows])), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        off = abs(loss.item() - found["loss"][t])
+        w = torch.tensor(found["W"][t], dtype=torch.float64).reshape(classes, 16)
+        largest = max(largest, off, (w - head.weight.detach()).abs().max().item())
+    compare(found["metrics"][-1])
+    assert largest < 1e-9
+    assert found["loss"][-1] < found["loss"][0]  # it trained
+    law = theory.nc0_law(np.full(200, lr), wd, momentum, coupled=decay == "coupled_wd")
+    np.testing.assert_allclose(found["law"], law[1:] * found["metrics"][0]["nc0"], rtol=1e-9, atol=1e-12)
+    if rule == "sgd":
+        assert found["metrics"][-1]["nc0"] == pytest.approx(found["metrics"][-1]["law"], rel=1e-9)
+    count("steps of the playground compared with torch", 200)
+
+
+THEORY = "async ([esm, call]) => {" + IMPORT + " const {theory} = await load(esm); return eval(call)(theory) }"
+
+
+def drawn(n=50):
+    """Settings drawn at random over the sliders' ranges."""
+    rng = np.random.default_rng(5)
+    for _ in range(n):
+        yield {
+            "lr": float(10 ** rng.uniform(-3, 0)),
+            "wd": float(10 ** rng.uniform(-3, 0.3)),
+            "momentum": float(rng.choice([0, rng.uniform(0, 0.999)])),
+            "K": int(rng.integers(2, 60)),
+            "steps": 400,
+        }
+
+
+def test_theory_in_the_browser_is_that_of_the_library(tab):
+    """At 50 settings, to 1e-9: law, critical decay, rate and exponential of Theorem 3.1, the limit and the course of 3.3, 3.4's
+    course, T1 both ways and T2."""
+    settings, esm = list(drawn()), explorers.theory("theorem31").get_state()["_esm"]
+    call = f"""T => {json.dumps(settings)}.map(v => ({{
+      law: T.nc0Law(v), critical: T.criticalDecay(v), rate: T.alphaRate(v), bound: Math.exp(-v.steps * T.boundRate(v)),
+      limit: T.signgdwLimit(v), course: [0, 1, 7, 400].map(t => T.theorem33(v, t)), alpha: T.signgd(v),
+      t1: T.t1(v), printed: T.t1(v, true), t2: T.t2(v)}}))"""
+    answers = tab.evaluate(THEORY, [esm, call])
+    for v, found in zip(settings, answers, strict=True):
+        K, wd, lr, beta, steps = (v[name] for name in ("K", "wd", "lr", "momentum", "steps"))
+        alpha = theory.signgd(K, wd, lr, steps, coupled=True)
+        close = {"rel": 1e-9, "abs": 1e-12}
+        law = theory.nc0_law(np.full(steps, lr), wd, beta)
+        np.testing.assert_allclose(found["law"], law, rtol=1e-9, atol=1e-12 * abs(law).max())
+        np.testing.assert_allclose(found["alpha"], alpha, rtol=1e-9, atol=1e-12 * (1 + alpha.max()))
+        assert found["critical"] == pytest.approx(float(theory.critical_decay(lr, beta)), **close)
+        assert found["rate"] == pytest.approx(float(theory.alpha_rate(lr, wd, beta)), **close)
+        assert found["bound"] == pytest.approx(theory.theorem31_bound(lr, wd, beta, steps)[-1], **close)
+        assert found["limit"] == pytest.approx(float(theory.signgdw_limit(K, wd)), **close)
+        course = theory.theorem33(K, wd, lr, steps)[[0, 1, 7, 400]]
+        np.testing.assert_allclose(found["course"], course, rtol=1e-9, atol=1e-12 * (1 + abs(course).max()))
+        assert found["t1"] == pytest.approx(float(theory.t1(K, wd, lr)), **close)
+        assert found["printed"] == pytest.approx(float(theory.t1(K, wd, lr, as_printed=True)), **close)
+        assert found["t2"] == pytest.approx(float(theory.t2(K, wd, lr)), **close)
+
+
+def test_the_gauge_in_the_browser_is_that_of_the_library(tab):
+    """A random network whose mean row has length NC0 / K: its metrics to 1e-9, its loss and accuracy to the logits' four decimals."""
+    generator = torch.Generator().manual_seed(2)
+    features, weight, bias = (
+        torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((300, 12), (5, 12), (5,))
+    )
+    labels = torch.arange(300) % 5
+    state = explorers.gauge(features, labels, weight, bias).get_state()
+    call = IMPORT + " const {gaugeAt, computed} = await load(state._esm)"
+    call = f"async state => {{ {call}; return [0, 0.3, 2, 40].map(n => [gaugeAt(n, state), computed(n, state)]) }}"
+    centred, mean = weight - weight.mean(0), weight.mean(0)
+    for nc0, (metrics, now) in zip([0, 0.3, 2, 40], tab.evaluate(call, state), strict=True):
+        at = centred + mean / mean.norm() * nc0 / 5
+        expected = nc_metrics(features, labels, at, bias)
+        for key in ("nc2w", "nc2wc", "nc3", "nc3c"):
+            assert metrics[key] == pytest.approx(expected[key], rel=1e-9), (key, nc0)
+        assert metrics["share"] == pytest.approx(expected["gauge_share"], rel=1e-9, abs=1e-15)
+        logits = features @ at.T + bias
+        assert now["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
+        assert now["right"] == pytest.approx((logits.argmax(1) == labels).double().mean().item(), abs=1e-9)
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """Opens a page from disk that holds a widget as a built page does; returns the tab and what went wrong in it."""
+    tabs = []
+
+    def show(widget, hash="", **options):
+        state = {widget.model_id: {"state": widget.get_state()}}
+        state = json.dumps({"state": state}, default=str).replace("</", "<\\/")
+        view = json.dumps({"model_id": widget.model_id})
+        kind = "<script type='application/vnd.jupyter.widget-{}+json'>{}</script>"
+        page = f"<!doctype html><meta charset=utf-8><script>{HOST.read_text()}</script><body>"
+        (tmp_path / "page.html").write_text(page + kind.format("state", state) + kind.format("view", view))
+        tab, wrong = browser.new_page(**options), []
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("request", lambda r: None if r.url.startswith(("file:", "blob:")) else wrong.append(r.url))
+        tab.goto((tmp_path / "page.html").as_uri() + hash)
+        tab.wait_for_selector("[data-ready]", state="attached")
+        tabs.append(tab)
+        return tab, wrong
+
+    yield show
+    for tab in tabs:
+        tab.close()
+
+
+def reading(tab, side, key) -> float:
+    return float(tab.locator(".nc-readout").nth(side).locator(f"[data-key={key}]").get_attribute("data-value"))
+
+
+def played(tab, preset):
+    """The preset trained to its end: NC0 at the start and, for both sides, what the readouts say then."""
+    tab.get_by_label("what to look at").select_option(preset)
+    tab.locator(".nc-told", has_text="step 0").wait_for()
+    start = reading(tab, 0, "nc0")
+    tab.get_by_role("button", name="Play").click()
+    tab.get_by_role("button", name="Pause").wait_for()
+    tab.get_by_role("button", name="Play").wait_for(timeout=300_000)
+    return start, [{key: reading(tab, s, key) for key in ("nc0", "nc3", "accuracy", "largest")} for s in (0, 1)]
+
+
+def test_every_preset_shows_what_its_sentences_promise(shown):
+    tab, wrong = shown(explorers.playground())
+    presets = tab.get_by_label("what to look at").locator("option").all_inner_texts()[1:]
+    assert len(presets) == 5
+
+    start, (adam, adamw) = played(tab, "Adam collapses")
+    assert adam["nc0"] < start / 20 and adamw["nc0"] > start / 4
+    assert adam["nc3"] < 0.6 * adamw["nc3"] and adam["accuracy"] == adamw["accuracy"] == 1
+
+    start, (adamw, adam) = played(tab, "AdamW, and its gauge")
+    tab.get_by_role("switch", name="Fix the gauge").click()
+    tab.wait_for_function("document.querySelector('.nc-readout [data-key=nc0]').dataset.value == 0")
+    fixed = reading(tab, 0, "nc3")
+    assert fixed < 0.6 * adamw["nc3"] and abs(fixed - adam["nc3"]) < 0.05
+    assert reading(tab, 0, "accuracy") == adamw["accuracy"]
+    moved = tab.locator(".nc-note").inner_text().split(": ")[1].rstrip(".")
+    assert float(moved) < 1e-14
+    tab.get_by_role("switch", name="Fix the gauge").click()
+    tab.wait_for_function("document.querySelector('.nc-readout [data-key=nc0]').dataset.value > 0")
+
+    start, (signumw, signum) = played(tab, "Theorem 3.3: W runs to the box's corner")
+    assert 0.19 < signumw["largest"] <= 0.2 + 1e-9 and signumw["nc0"] > start / 2
+    assert signum["nc0"] < start / 20
+
+    start, (sgd, adam) = played(tab, "No decay")
+    assert sgd["nc0"] == pytest.approx(start, rel=1e-12) and 0.01 < abs(adam["nc0"] / start - 1) < 0.1
+    assert sgd["accuracy"] == adam["accuracy"] == 1
+
+    start, (less, more) = played(tab, "Past critical decay")
+    assert max(less["nc0"], more["nc0"]) < 20 * start * 0.95**300  # beta^(t/2) after 600 steps
+    assert not wrong
+
+
+def test_a_view_is_sent_by_its_address(shown):
+    tab, wrong = shown(explorers.playground(), "#playground:optimizer_a=SignumW&wd_a=2.5&steps=100&gauge=true")
+    assert tab.get_by_label("optimizer").first.evaluate("m => m.selectedOptions[0].textContent") == "SignumW"
+    assert tab.get_by_label("weight decay, any value").first.input_value() == "2.5"
+    assert tab.get_by_role("switch").get_attribute("aria-checked") == "true"
+    assert tab.get_by_label("what to look at").input_value() == ""  # no preset
+    tab.get_by_label("learning rate", exact=True).first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("location.hash.includes('lr_a=0.00102')")
+    tab.get_by_label("weight decay, any value").first.fill("-3")
+    tab.keyboard.press("Enter")
+    assert "weight decay = -3 is not allowed: it must be a number from 0.00001 to 20, or 0" in tab.content()
+    assert not wrong
+
+
+def test_a_chart_answers_within_50_ms_and_a_phone_holds_it(shown):
+    """Between a slider's event and the chart that it draws; what a page holds for it is small when compressed."""
+    import zlib
+
+    for law in ("theorem31", "theorem33", "theorem34"):
+        widget = explorers.theory(law)
+        tab, wrong = shown(widget, viewport={"width": 390, "height": 844})
+        times = tab.evaluate("""() => [...document.querySelectorAll("input[type=range]")].flatMap(slider => [0.2, 0.5, 0.8].map(share => {
+          slider.value = +slider.min + share * (slider.max - slider.min)
+          const start = performance.now(), before = document.querySelector(".nc-chart").innerHTML
+          slider.dispatchEvent(new Event("input"))
+          return performance.now() - start
+        }))""")
+        assert np.median(times) < 50, times  # the median: other work on the machine may take any one of them longer
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        small = "[...document.querySelectorAll('input, button, select')].filter(c => c.getBoundingClientRect().height < 44).length"
+        assert tab.evaluate(small) == 0 and not wrong
+        assert len(zlib.compress(json.dumps(widget.get_state(), default=str).encode())) < 20_000
+    assert len(zlib.compress(json.dumps(explorers.playground().get_state(), default=str).encode())) < 100_000
