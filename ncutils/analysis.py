@@ -35,9 +35,12 @@ def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list
 
 
 def table(groups: Groups) -> pd.DataFrame:
-    """`store.table` of all groups, with their `label`: at wd 0 a run stands under both its optimizers."""
+    """`store.table` of all groups, with the `label` of each run, what it is `like`, and its `history`: at wd 0 a run stands
+    under both its optimizers."""
     labels = [label for label, histories in groups.items() for _ in histories]
-    return store.table([h for histories in groups.values() for h in histories]).assign(label=labels)
+    all_of_them = [h for histories in groups.values() for h in histories]
+    alike = [like(h.run) for h in all_of_them]
+    return store.table(all_of_them).assign(label=labels, like=alike, history=all_of_them)
 
 
 def gauge_fixed(history: History) -> pd.DataFrame:

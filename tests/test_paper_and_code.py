@@ -5,12 +5,15 @@ import itertools
 import re
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 import torch
 
+from ncutils import data, machine, metrics, step
+from ncutils.book import pages
 from ncutils.book.published import TABLE1, TABLE1_CHANGE
 from ncutils.runs import Run
 from tests.test_chapters import papermill, text_of
@@ -130,8 +133,87 @@ def test_numbers_of_the_released_vit(text):
     assert f"released {size:,} 1.4" in text
 
 
+def cell_of(words: str) -> str:
+    """The chapter's cell of code with these words."""
+    (source,) = (c.source for c in nbformat.read(CHAPTER, as_version=4).cells if words in c.source)
+    return source
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_measured_before_training(training):
+    """The chapter's own function on random images, with the network, its BatchNorms and the metrics written out here."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 1, 32, 32, generator=rng), torch.arange(200) % 10
+    fashion = data.Dataset(x, y, x[:2], y[:2], 10)
+    there = {"torch": torch, "data": data, "Run": Run, "step": step, "machine": machine, "metrics": metrics}
+    there |= {"pages": pages, "fashion": fashion, "device": "cpu", "low": 0, "high": 0}
+    exec(cell_of("def untrained("), there)
+    exec(cell_of("def before_training("), there)
+    found = there["before_training"](3141, 160, training)
+
+    torch.manual_seed(3141)
+    model = there["untrained"](3141, fashion)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    shuffled = torch.randperm(160, generator=torch.Generator().manual_seed(0))
+    parts = []
+    for part in (shuffled[:128], shuffled[128:]):
+        for norm in norms:  # fresh statistics: mean 0 and variance 1 are no normalisation at all
+            norm.train(training).register_forward_pre_hook(lambda m, given: m.reset_running_stats())
+        with torch.no_grad():
+            parts.append(model.features(x[part]))
+    h, labels = torch.cat(parts).double().numpy(), y[shuffled].numpy()
+    w = model.classifier.weight.detach().double().numpy()
+    means = np.stack([h[labels == k].mean(0) for k in range(10)])
+    m, within = (means - means.mean(0)).T, h - means[labels]
+    etf = (np.eye(10) - 0.1) / 3
+    gram = m.T @ m
+    inverse = np.linalg.pinv(m @ m.T / 10, rcond=1e-10, hermitian=True)
+    expected = {
+        "NC0": np.linalg.norm(w.sum(0)),
+        "NC1": np.trace(within.T @ within / 160 @ inverse) / 10,
+        "NC2": np.linalg.norm(gram / np.linalg.norm(gram) - etf),
+        "NC3": np.linalg.norm(w / np.linalg.norm(w) - m.T / np.linalg.norm(m)),
+    }
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("n_images", "modes"), [(256, 3), (60_000, 3)])
+def test_how_many_images_are_measured_in_which_mode(n_images, modes):
+    """On few images half of them show how far the metrics have come; the ten seeds are compared where there are enough."""
+    asked = []
+
+    def before_training(seed, n, training):
+        asked.append((seed, n, training))
+        return {"NC0": 1.7538}
+
+    there = {"enough": n_images >= 30_000, "before_training": before_training, "seed": 3141}
+    there |= {"SEEDS": [3141, 1998], "fashion": SimpleNamespace(train_labels=[0] * n_images)}
+    exec(cell_of("modes, of_seeds = {}, {}"), there)
+    of_modes = [(3141, n_images, True), (3141, n_images // (30 if n_images > 256 else 2), True)]
+    of_modes.append((3141, 2000 if n_images > 256 else 256, False))
+    of_seeds = [(3141, 2000, True), (1998, 2000, True)] if n_images > 256 else []
+    assert asked == of_seeds + of_modes and len(there["modes"]) == modes
+
+
+def test_few_images_are_not_said_to_be_inside(tmp_path, real_data):
+    out = tmp_path / "out.ipynb"
+    done = papermill(CHAPTER, out, n_images=256)
+    assert done.returncode == 0, done.stderr[-1000:]
+    said = text_of(out)
+    assert "on 256 of the 60,000 images" in said and "They do not say whether a value lies inside" in said
+    assert "The ten seeds once more" not in said
+
+
+def test_a_few_images_are_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path / "nothing"))
+    done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=256)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "Not measured: FashionMNIST is not in the folder of data" in text_of(tmp_path / "out.ipynb")
+    assert not (tmp_path / "nothing").exists()
+
+
 @pytest.mark.counts("bad inputs refused")
 def test_too_few_images_are_refused(tmp_path):
     done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=100)
     assert done.returncode != 0
-    assert "n_images = 100 is not allowed: use 30000 to 60000, or 0 for none" in done.stderr
+    assert "n_images = 100 is not allowed: use 256 to 60000, or 0 for none" in done.stderr

@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ncutils.book.claims import CLAIMS, NotRun, Seen, stored_runs
+from ncutils.book.claims import CLAIMS, look, stored_runs
 
 
 def board() -> pd.DataFrame:
     """One row a figure or table: item, says, sees, scale, verdict, page."""
     rows, stored = [], stored_runs()
     for line in CLAIMS.itertuples():
-        try:
-            seen = line.look(stored)
-        except NotRun as reason:
-            seen = Seen(str(reason) or "no run of this setting is stored", [], stored.head(0))
+        seen = look(line.look, stored)
         rows.append((line.item, line.says, seen.text, scale(seen.runs), seen.verdict, line.page))
     return pd.DataFrame(rows, columns=["item", "says", "sees", "scale", "verdict", "page"])
 
