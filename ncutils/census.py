@@ -87,11 +87,12 @@ COLUMNS: dict[str, dict] = {
 
 
 def census(rules: list[str] | None = None) -> list[dict]:
-    """A row a rule (default: all of `theory.row_sums`): its `leak` in each of COLUMNS, nan where it has none, the reason of the first that
-    is missing, else "", and the seconds that it took."""
+    """A row a rule (default: all of `theory.row_sums`): its `leak` in each of COLUMNS, nan where it has none, the
+    reason of the first that is missing, else "", and the seconds that it took."""
     rows = []
     for rule in row_sums() if rules is None else rules:
-        started, row, why_not = time.perf_counter(), {"rule": rule}, ""
+        row: dict = {"rule": rule}
+        started, why_not = time.perf_counter(), ""
         for column, how in COLUMNS.items():
             try:
                 row[column] = leak(rule, **how)

@@ -23,7 +23,9 @@ READY = """() => [...document.querySelectorAll("[id^=chart-]")].every(c => c.que
   document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length ==
   document.querySelectorAll("[data-ready]").length"""
 # the playground's change what is trained: tests/test_playground.py
-CONTROLS = ".chart-menus select, .chart-menus input, .nc-widget:not(.nc-playground) :is(select, input[type=range])"
+CONTROLS = (
+    ".chart-menus select, .chart-menus input, .nc-widget:not(.nc-playground) :is(select, input[type=range])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +142,7 @@ def test_every_control_changes_what_is_shown(browser, book, pages):
         controls = tab.locator(CONTROLS)
         for i in range(controls.count()):
             control = controls.nth(i)
-            assert control.evaluate(
-                "c => !!(c.labels?.[0] ?? c).textContent.trim()"
-            ), (page, i)
+            assert control.evaluate("c => !!(c.labels?.[0] ?? c).textContent.trim()"), (page, i)
             others = ((j, k) for j in range(i - 1, -1, -1) for k in other_choices(controls.nth(j)))
             alone = len(other_choices(control)) == 1
             assert (

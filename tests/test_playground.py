@@ -64,7 +64,10 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     found = tab.evaluate(TRAIN, [esm, data | {"classes": classes, "seed": 1}, options, 200])
 
     pixels, digits = load_digits(n_class=classes, return_X_y=True)
-    images, labels = torch.from_numpy((pixels - pixels.mean()) / pixels.std()), torch.from_numpy(digits).long()
+    images, labels = (
+        torch.from_numpy((pixels - pixels.mean()) / pixels.std()),
+        torch.from_numpy(digits).long(),
+    )
     np.testing.assert_allclose(np.reshape(found["images"], (-1, 64)), images, atol=1e-12)
     assert found["labels"] == labels.tolist()
     parts = (torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16), torch.nn.ReLU())
@@ -105,7 +108,9 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     count("steps of the playground compared with torch", 200)
 
 
-THEORY = "async ([esm, call]) => {" + IMPORT + " const {theory} = await load(esm); return eval(call)(theory) }"
+THEORY = (
+    "async ([esm, call]) => {" + IMPORT + " const {theory} = await load(esm); return eval(call)(theory) }"
+)
 
 
 def drawn(n=50):
@@ -196,7 +201,9 @@ def shown(browser, tmp_path):
 
 
 def reading(tab, side, key) -> float:
-    return float(tab.locator(".nc-readout").nth(side).locator(f"[data-key={key}]").get_attribute("data-value"))
+    return float(
+        tab.locator(".nc-readout").nth(side).locator(f"[data-key={key}]").get_attribute("data-value")
+    )
 
 
 def played(tab, preset):
@@ -207,7 +214,9 @@ def played(tab, preset):
     tab.get_by_role("button", name="Play").click()
     tab.get_by_role("button", name="Pause").wait_for()
     tab.get_by_role("button", name="Play").wait_for(timeout=300_000)
-    return start, [{key: reading(tab, s, key) for key in ("nc0", "nc3", "accuracy", "largest")} for s in (0, 1)]
+    return start, [
+        {key: reading(tab, s, key) for key in ("nc0", "nc3", "accuracy", "largest")} for s in (0, 1)
+    ]
 
 
 def test_every_preset_shows_what_its_sentences_promise(shown):
@@ -244,7 +253,9 @@ def test_every_preset_shows_what_its_sentences_promise(shown):
 
 
 def test_a_view_is_sent_by_its_address(shown):
-    tab, wrong = shown(explorers.playground(), "#playground:optimizer_a=SignumW&wd_a=2.5&steps=100&gauge=true")
+    tab, wrong = shown(
+        explorers.playground(), "#playground:optimizer_a=SignumW&wd_a=2.5&steps=100&gauge=true"
+    )
     assert tab.get_by_label("optimizer").first.evaluate("m => m.selectedOptions[0].textContent") == "SignumW"
     assert tab.get_by_label("weight decay, any value").first.input_value() == "2.5"
     assert tab.get_by_role("switch").get_attribute("aria-checked") == "true"
@@ -271,7 +282,9 @@ def test_a_chart_answers_within_50_ms_and_a_phone_holds_it(shown):
           slider.dispatchEvent(new Event("input"))
           return performance.now() - start
         }))""")
-        assert np.median(times) < 50, times  # the median: other work on the machine may take any one of them longer
+        assert np.median(times) < 50, (
+            times
+        )  # the median: other work on the machine may take any one of them longer
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         small = "[...document.querySelectorAll('input, button, select')].filter(c => c.getBoundingClientRect().height < 44).length"
         assert tab.evaluate(small) == 0 and not wrong
