@@ -18,7 +18,7 @@ Groups = dict[str, list[History]]  # a label, such as an optimizer's name -> its
 
 
 def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list[Run]]:
-    """The stored runs of a grid file by optimizer, in the paper's order, and those that are missing.
+    """The stored runs of a grid file by optimizer, the paper's six in its order before others, and those that are missing.
 
     `fields` keeps only runs with these values (arch="resnet9", ...). At wd 0 a run counts for both its optimizers.
     """
@@ -27,7 +27,7 @@ def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list
         (name, run) for name, run in read_grid(path) if all(getattr(run, f) == v for f, v in fields.items())
     ]
     stored = {run: runs.get(run) for run in dict.fromkeys(run for _, run in entries)}
-    groups: Groups = {name: [] for name in OPTIMIZERS}
+    groups: Groups = {name: [] for name in [*OPTIMIZERS, *(name for name, _ in entries)]}
     for name, run in dict.fromkeys(entries):
         if history := stored[run]:
             groups[name].append(history)

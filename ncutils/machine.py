@@ -134,7 +134,7 @@ def free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
     ):
         with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
             limit, used, stat = ((limits / name).read_text("ascii") for name in names)
-            cached = dict(re.findall(r"^(\w+) (\d+)$", stat, re.MULTILINE))
+            cached: dict[str, str] = dict(re.findall(r"^(\w+) (\d+)$", stat, re.MULTILINE))
             given_up = cached.get("inactive_file", "0")
             given_up = cached.get("total_inactive_file", given_up)  # of v1, as `used` is
             free = min(free, int(limit) - int(used) + int(given_up))
