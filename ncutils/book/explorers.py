@@ -62,7 +62,9 @@ def _trait(control: dict) -> traitlets.TraitType:
     return number(start, min=0 if control["zero"] else control["min"], max=control["max"])
 
 
-def _number(name: str, label: str, value: float, kind: str, low: float, high: float, zero: bool = False) -> dict:
+def _number(
+    name: str, label: str, value: float, kind: str, low: float, high: float, zero: bool = False
+) -> dict:
     return {"name": name, "label": label, "value": value, "kind": kind, "min": low, "max": high, "zero": zero}
 
 
