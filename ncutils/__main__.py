@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import time
 from pathlib import Path
@@ -36,9 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     pack = commands.add_parser("pack", help="copy stored runs into one Parquet file")
     pack.set_defaults(call=_pack)
     pack.add_argument("file", type=Path, help="for example results/03_adamw_FashionMNIST.parquet")
-    pack.add_argument(
-        "--made-by", metavar="COMMAND", help="what trained them: for manifest.csv beside the file"
-    )
+    made_by = "what trained them: for manifest.csv beside the file"
+    pack.add_argument("--made-by", metavar="COMMAND", type=_text, help=made_by)
     pack.add_argument(
         "--commit", help="of the code that trained them, for the manifest (default: the present)"
     )
@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         print(f"ncutils: {error}", file=sys.stderr)
         return 2
+
+
+def _text(argument: str) -> str:
+    """An argument in UTF-8, where Python has taken it for the locale's encoding."""
+    return os.fsencode(argument).decode("utf-8", "replace")
 
 
 def _sweep(options) -> int | None:

@@ -134,10 +134,9 @@ def free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
     ):
         with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
             limit, used, stat = ((limits / name).read_text("ascii") for name in names)
-            cached: dict[str, str] = dict(re.findall(r"^(\w+) (\d+)$", stat, re.MULTILINE))
-            given_up = cached.get("inactive_file", "0")
-            given_up = cached.get("total_inactive_file", given_up)  # of v1, as `used` is
-            free = min(free, int(limit) - int(used) + int(given_up))
+            # v1's `used` is that of the groups below, too, as its "total", which comes last
+            cached = re.findall(r"^(?:total_)?inactive_file (\d+)$", stat, re.MULTILINE) or ["0"]
+            free = min(free, int(limit) - int(used) + int(cached[-1]))
     return free
 
 

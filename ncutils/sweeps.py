@@ -7,7 +7,9 @@ import functools
 import logging
 import math
 import os
+import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,18 @@ import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ncutils import data
+from ncutils import data, training
+from ncutils.files import write_whole
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
 from ncutils.runs import History, Run, same_steps
 from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
 
-CLAIMS = 200  # held at once for a Ray cluster: each is an open file
+CLAIMS = (
+    500  # held at most at once for a Ray cluster: each is an open file, of which many systems allow 1,024
+)
+RESTARTS = 3  # of a run whose node is lost
 
 
 def train_all(
@@ -133,55 +139,111 @@ def _trained(
 def _on_ray(
     runs, wait, device, address, gpus_per_run, store
 ) -> Iterator[tuple[Run, History | Exception | None]]:
+    """Nodes need not see the store: a run takes its checkpoint along, and sends new ones home as it sends its History."""
     try:
         import ray
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError:
         raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
 
-    package = str(Path(__file__).parent)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address=address, runtime_env={"py_modules": [package]}, **quiet)
+    environment = {"NCUTILS_CHECKPOINT_SECONDS": str(training.CHECKPOINT_SECONDS)}
+    for_nodes = {"py_modules": [str(Path(__file__).parent)], "env_vars": environment}
+    try:
+        ray.init(address=address, runtime_env=for_nodes, log_to_driver=False, logging_level=logging.ERROR)
+    except (RuntimeError, ConnectionError) as error:  # another version of Ray or Python, or nobody there
+        ray.shutdown()
+        raise ValueError(f"ray = {address!r} cannot be joined: {' '.join(str(error).split())}") from None
     queue = list(reversed(runs))
     on_nodes: dict = {}
     try:
-        gpus = gpus_per_run if device == "cuda" else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus)(_train_on_node)  # started again where its node is lost
+        gpus = gpus_per_run if (device or "").startswith("cuda") else 0
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train_on_node)
+
+        def start(run: Run):
+            checkpoint = store.checkpoint(run)
+            state = checkpoint.read_bytes() if checkpoint.exists() else None
+            return task.remote(run, "cuda" if gpus else device, state, mail)
+
+        letter = mail.actor.get.remote()
         while queue or on_nodes:
-            while queue and len(on_nodes) < CLAIMS:
+            while queue and len(on_nodes) < _in_flight(ray.cluster_resources(), gpus):
                 run, claim = queue.pop(), contextlib.ExitStack()
                 claimed = claim.enter_context(store.claim(run, wait))
                 history = store.get(run) if claimed else None
                 if claimed and not history:
-                    on_nodes[task.remote(run, device, store.checkpoint(run))] = run, claim
+                    on_nodes[start(run)] = run, claim, RESTARTS
                     continue
                 claim.close()
                 yield run, history
-            for done in ray.wait(list(on_nodes), num_returns=1)[0] if on_nodes else ():
-                run, claim = on_nodes.pop(done)
-                with claim:
-                    try:
-                        result = ray.get(done)
-                        if isinstance(result, History):
-                            store.put(result)
-                    except ray.exceptions.RayError as error:
-                        kind = type(error).__name__
-                        result = ChildProcessError(f"run {run.hash} was lost again and again: {kind}")
-                    except OSError as error:
-                        result = error
-                    yield run, result
+            if not on_nodes:
+                continue
+            (done,), _ = ray.wait([letter, *on_nodes], num_returns=1)
+            if done == letter:
+                name, state = ray.get(letter)
+                letter = mail.actor.get.remote()
+                for run, _, _ in on_nodes.values():
+                    if run.hash == name:  # else it has ended meanwhile
+                        _keep(ray, store.checkpoint(run), state)
+                continue
+            run, claim, restarts = on_nodes.pop(done)
+            try:
+                result = ray.get(done)
+                if isinstance(result, History):
+                    _told_of_versions(result)
+                    store.put(result)
+            except ray.exceptions.RayError as error:
+                if restarts:  # from the newest checkpoint that has come home
+                    on_nodes[start(run)] = run, claim, restarts - 1
+                    continue
+                kind = type(error).__name__
+                result = ChildProcessError(f"run {run.hash} was lost again and again: {kind}")
+            except OSError as error:
+                result = error
+            claim.close()
+            yield run, result
     finally:
-        for _, claim in on_nodes.values():
+        for _, claim, _ in on_nodes.values():
             claim.close()
         ray.shutdown()
 
 
-def _train_on_node(run: Run, device: str | None, checkpoint: Path) -> History | Exception:
-    """Keeps checkpoints where the node sees the store's folder: on the same machine, or on a disk that all share."""
+def _in_flight(resources: dict[str, float], gpus: float) -> int:
+    """Runs to hand to a cluster of these resources at once: twice what it has room for, so that no node waits for the next."""
+    room = resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 0)
+    return min(CLAIMS, max(2, int(2 * room)))
+
+
+def _keep(ray, checkpoint: Path, state) -> None:
+    """Writes a checkpoint that a node sent, unless that node is lost or the disk is full: the run may still end well."""
+    try:
+        write_whole(checkpoint, ray.get(state))
+    except (ray.exceptions.RayError, OSError) as error:
+        warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
+
+
+def _told_of_versions(history: History) -> None:
+    """Warns of a node with another torch, under which the same Run need not give the same numbers."""
+    there, here = (version.partition("+")[0] for version in (history.info["torch"], torch.__version__))
+    if there != here:
+        warnings.warn(f"a node has torch {there}, this machine {here}: numbers may differ", stacklevel=3)
+
+
+def _train_on_node(run: Run, device: str | None, state: bytes | None, mail) -> History | Exception:
+    """Trains from a checkpoint's content, if any; new checkpoints are sent by `mail` as they are written."""
     import ray
 
     torch.set_num_threads(1)
     try:
-        history = train(run, device, None, False, checkpoint if checkpoint.parent.is_dir() else None)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = Path(folder) / "checkpoint"
+            if state:
+                checkpoint.write_bytes(state)
+            history = train(
+                run, device, None, False, checkpoint, lambda content: mail.put((run.hash, ray.put(content)))
+            )
     except Exception as error:  # whatever it is, it must not end the other runs
         return error
     history.info["node"] = ray.get_runtime_context().get_node_id()

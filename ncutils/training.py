@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
 __all__ = ["History", "Run", "least_memory", "lr_per_step", "make_model", "train"]
 
-CHECKPOINT_SECONDS = 300
+CHECKPOINT_SECONDS = float(os.environ.get("NCUTILS_CHECKPOINT_SECONDS", 300))
 
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {
@@ -35,12 +37,14 @@ def train(
     threads: int | None = None,
     progress: bool = True,
     checkpoint: Path | None = None,
+    on_checkpoint: Callable[[bytes], object] | None = None,
 ) -> History:
     """Trains `run` and measures it along the way, on `threads` CPU threads (default: torch's; one for a narrow network,
     which loses by more wherever cores are shared).
 
     With `checkpoint`, a file, the state is kept there every CHECKPOINT_SECONDS; if the file exists, training goes on from it
-    to the same result. It is the caller's to remove once the result is safe, as `Store.put` does.
+    to the same result. It is the caller's to remove once the result is safe, as `Store.put` does. `on_checkpoint` is
+    given the content of each that was written.
     Classifier, loss, weights and optimizer state are float32 whatever the precision: 1^T gradient = 0 must survive,
     or NC0 would measure rounding. A loss that stops being finite ends the run (`History.diverged`).
     Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong, MemoryError where
@@ -80,7 +84,9 @@ def train(
                 ):
                     kept = time.perf_counter()
                     state.spent = kept - started
-                    state.keep(checkpoint)
+                    content = state.keep(checkpoint)
+                    if on_checkpoint and content:
+                        on_checkpoint(content)
                 bar.set_postfix_str(f"loss {loss:.3g}, NC0 {state.rows[-1]['nc0']:.3g}", refresh=False)
                 bar.update()
         info = {
@@ -134,8 +140,8 @@ class State:
         (seed,) = np.random.SeedSequence((self.run.seed, self.epoch)).generate_state(1).tolist()
         return data.CropFlip(self.dataset.black, torch.Generator().manual_seed(seed))
 
-    def keep(self, checkpoint: Path) -> None:
-        """Writes a checkpoint, whole or not at all."""
+    def keep(self, checkpoint: Path) -> bytes | None:
+        """Writes a checkpoint, whole or not at all; its content, where it was written."""
         grams = [torch.from_numpy(row["gram"]) for row in self.rows if "gram" in row]
         progress = (self.epoch, [numbers(row) for row in self.rows], grams, self.spent, self.measuring)
         state = {"run": self.run.hash, "progress": progress, "order": self.order.get_state()}
@@ -146,6 +152,8 @@ class State:
             write_whole(checkpoint, content.getvalue())
         except OSError as error:  # the run may still end well
             warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
+            return None
+        return content.getvalue()
 
     @classmethod
     def restored(

@@ -18,9 +18,10 @@ from PIL import Image
 
 from ncutils import data, machine
 from ncutils.__main__ import main
+from ncutils.files import project_folder
 from ncutils.metrics import nc_metrics
 from ncutils.models import ARCHITECTURES
-from ncutils.store import Store
+from ncutils.store import Store, read_grid
 from ncutils.sweeps import train_all
 from ncutils.training import Run, least_memory, train
 from tests.test_chapters import papermill
@@ -187,6 +188,73 @@ def test_a_containers_limit_counts_as_free_memory(tmp_path):
     assert machine.free_memory(tmp_path) == 200_000_000
 
 
+def test_the_limit_of_an_older_container_counts_too(tmp_path):
+    """Cgroup v1: what the groups below use and cache is in the totals."""
+    (tmp_path / "memory").mkdir()
+    numbers = {"limit_in_bytes": "700000000", "usage_in_bytes": "600000000"}
+    for name, text in (numbers | {"stat": "inactive_file 1\ntotal_inactive_file 100000000\n"}).items():
+        (tmp_path / f"memory/memory.{name}").write_text(text, encoding="ascii")
+    assert machine.free_memory(tmp_path) == 200_000_000
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("9223372036854771712", encoding="ascii")  # none
+    assert machine.free_memory(tmp_path) > 200_000_000
+
+
+def in_a_namespace(mounts: str, code: str, **environment) -> subprocess.CompletedProcess:
+    """Runs Python where file systems are mounted that no other process sees."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system for a process of its own")
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", f'{mounts}\nexec {sys.executable} -c "$CODE"'],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CODE": code} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, len(os.sched_getaffinity(0))),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, len(os.sched_getaffinity(0))),
+    ],
+)
+def test_a_containers_quota_counts_as_cores(files, cores):
+    """Of workers in a sweep, and of threads of a wide network."""
+    mounts = "mount -t tmpfs tmpfs /sys/fs/cgroup; mkdir /sys/fs/cgroup/cpu\n"
+    mounts += "\n".join(f"echo {text} > /sys/fs/cgroup/{name}" for name, text in files.items())
+    code = """
+import torch
+from ncutils import machine, sweeps
+torch.set_num_threads(64)
+with machine.set_for_training(torch.device("cpu"), None, wide=True):
+    print(machine.usable_cores(), sweeps.default_workers("cpu"), torch.get_num_threads())
+"""
+    done = in_a_namespace(mounts, code)
+    cores = min(cores, len(os.sched_getaffinity(0)))
+    assert done.stdout.split() == [str(cores)] * 3, done.stderr
+
+
+def test_a_small_shared_memory_is_named(tmp_path):
+    """A container's /dev/shm has 64 MB unless it is told otherwise; images on their way between processes lie there."""
+    make_folder(tmp_path / "pets", sizes=((512, 512),))
+    code = "from ncutils.__main__ import main; print(main(['sweep', 'grid.yaml', '--workers', '1', '--device', 'cpu']))"
+    fields = "width: 1, arch: mlp, epochs: 1, dataset: pets, image_size: 512, batch_size: 8"
+    (tmp_path / "grid.yaml").write_text(f"entries: [{{optimizer: SGD, wd: 0, {fields}}}]", encoding="utf-8")
+    done = in_a_namespace(
+        f"mount -t tmpfs -o size=1m tmpfs /dev/shm; cd {tmp_path}", code, NCUTILS_DATA=str(tmp_path)
+    )
+    assert done.stdout.split()[-1:] == ["2"], done.stderr
+    error = done.stderr.strip().splitlines()[-1]
+    assert error.startswith(
+        "ncutils: a process that reads images failed, perhaps for want of shared memory, of which /dev/shm has 1 MB"
+    ), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_estimate_counts_low_and_not_by_much(monkeypatch):
     """Weights and Adam's two states to the byte; against the memory that a step really takes."""
     shape = (256, 3, 32, 32)
@@ -213,6 +281,86 @@ print(training.least_memory(run, shape, 10) / (peak - before))
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert 0.3 < float(done.stdout) < 1, done.stdout
+
+
+# ---- locale, environment, tools
+
+NAMED = "naïve-Ωmega"  # no character set but Unicode's has both letters
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}  # ASCII
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_files_are_utf_8_whatever_the_locale(encoding, tmp_path):
+    """A grid with a comment that ASCII lacks, in a folder that it lacks, trained, printed, packed and described."""
+    folder = tmp_path / NAMED
+    make_folder(folder / "data" / "pets")
+    grid = f"# {NAMED}\nentries: [{{arch: mlp, optimizer: SGD, wd: 0, width: 1, epochs: 1, dataset: pets, batch_size: 4}}]"
+    (folder / "grid.yaml").write_bytes(grid.encode(encoding))
+    environment = os.environ | PLAIN | {"PYTHONPATH": str(ROOT), "NCUTILS_DATA": str(folder / "data")}
+    pack = ["pack", "packed.parquet", "--made-by", f"sweep {NAMED}", "--commit", "0"]
+    for arguments in (
+        ["sweep", "grid.yaml", "--workers", "1"],
+        ["runs"],
+        ["runs", "--csv"],
+        pack,
+        ["sweep", "nö.yaml"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-X", "warn_default_encoding", "-m", "ncutils", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == (2 if arguments[-1] == "nö.yaml" else 0), done.stderr
+        assert b"Traceback" not in done.stderr
+        assert not [w for w in done.stderr.splitlines() if b"EncodingWarning" in w and b"/ncutils/" in w], (
+            done.stderr
+        )
+    assert f"sweep {NAMED}" in (folder / "manifest.csv").read_text("utf-8")
+
+
+def test_the_books_texts_are_read_and_written_whatever_the_locale(tmp_path):
+    (tmp_path / "chapters").mkdir()
+    for page in ("chapters/intro.md", "README.md"):
+        (tmp_path / page).write_text(f"{NAMED}\n<!-- scoreboard -->\n<!-- end of scoreboard -->\n", "utf-8")
+    code = f"from pathlib import Path; from ncutils.book import scoreboard; scoreboard.write(Path({str(tmp_path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | PLAIN | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    assert (tmp_path / "README.md").read_text("utf-8").startswith(f"{NAMED}\n")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    """Where no shell has put it there: in a notebook, a unit file, an .env file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NCUTILS_RUNS", "~/runs")
+    monkeypatch.setenv("NCUTILS_DATA", "~/data")
+    assert Store().folder == tmp_path / "runs" and Store("~/other").folder == tmp_path / "other"
+    assert data.data_folder() == tmp_path / "data" and project_folder("~/grid.yaml") == tmp_path / "grid.yaml"
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: SGD, wd: 0}]", encoding="utf-8")
+    assert len(read_grid("~/grid.yaml")) == 1
+
+
+@pytest.mark.parametrize("git", ["missing", "refuses"])
+def test_without_git_a_commit_must_be_named(git, tmp_path, monkeypatch, capsys):
+    train_all([Run(width=1, arch="mlp", epochs=1, n_train=40)], workers=1)
+    if git == "refuses":  # as it does in a folder of another user
+        (tmp_path / "git").write_text(
+            "#!/bin/sh\necho 'fatal: dubious ownership' >&2; exit 128\n", encoding="ascii"
+        )
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pack = ["pack", str(tmp_path / "a.parquet"), "--made-by", "a sweep"]
+    assert main(pack) == 2
+    error = one_sentence(capsys.readouterr().err)
+    assert "the code's commit is not known" in error and error.endswith("name it with --commit\n")
+    assert ("dubious ownership" in error) == (git == "refuses") and not (tmp_path / "a.parquet").exists()
+    assert main([*pack, "--commit", "abc"]) == 0 and "abc" in (tmp_path / "manifest.csv").read_text("utf-8")
 
 
 # ---- data

@@ -3,6 +3,7 @@
 Most kills fall on children of one process that has everything imported, so that twenty of them cost seconds, not minutes.
 """
 
+import contextlib
 import os
 import random
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +220,99 @@ def test_a_lost_ray_node_loses_no_run_and_a_checkpoint_is_used(tmp_path, monkeyp
         same(histories[i], train(runs[i]))
     assert histories[-1].info["wall_s"] > 10_000 and not checkpoint.exists()
     count("crashes survived")
+
+
+@contextlib.contextmanager
+def a_node_of_its_own_disk(address, hidden):
+    """A node of a Ray cluster that sees an empty disk in the place of the folder `hidden`; killed at the end."""
+    start = f"{sys.executable} -m ray.scripts.scripts start --address {address} --num-cpus 1 --block"
+    command = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs tmpfs {hidden} && exec {start}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        started = psutil.Process(process.pid)
+        for one in [*started.children(recursive=True), started]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait()
+
+
+def test_nodes_without_a_shared_disk_send_results_and_checkpoints_home(tmp_path, monkeypatch, count):
+    """The head has no room for runs. One node trains, and is lost; another, which joins late, goes on from the head's copy."""
+    pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system for a process of its own")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.3)
+    runs = [Run(width=2, n_train=300, epochs=epochs, measure="ends", rule="adam") for epochs in (400, 2)]
+    checkpoint = Store().checkpoint(runs[0])
+    checkpoint.parent.mkdir()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        with ThreadPoolExecutor() as pool:
+            with a_node_of_its_own_disk(cluster.address, checkpoint.parent):
+                sweep = pool.submit(train_all, runs, device="cpu", ray=cluster.address)
+                wait_until(lambda: checkpoint.exists() or sweep.done())
+                assert not sweep.done(), sweep.result()
+            state = torch.load(checkpoint, weights_only=True)
+            epoch, rows, grams, _, measuring = state["progress"]
+            torch.save(
+                state | {"progress": (epoch, rows, grams, 10_000.0, measuring)}, checkpoint
+            )  # seconds spent
+            with a_node_of_its_own_disk(cluster.address, checkpoint.parent):
+                histories = sweep.result(timeout=300)
+    finally:
+        cluster.shutdown()
+    assert [h.run for h in histories] == runs and sorted(stored_files()) == sorted(run.hash for run in runs)
+    assert 0 < epoch < 400 and histories[0].info["wall_s"] > 10_000 and not checkpoint.exists()
+    for run, history in zip(runs, histories):
+        same(history, train(run))
+    assert len({h.info["node"] for h in histories}) == 1  # the late one's
+    count("crashes survived")
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_another_version_of_ray_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+    """As where one machine of a cluster was updated alone."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        monkeypatch.setattr(ray, "__version__", "2.0.0")
+        assert main(["sweep", str(tmp_path / "grid.yaml"), "--ray", cluster.address]) == 2
+    finally:
+        monkeypatch.undo()
+        cluster.shutdown()
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith(f"ncutils: ray = '{cluster.address}' cannot be joined: ") and "2.0.0" in error
+
+
+def test_a_node_with_another_torch_is_told():
+    history = train(Run(width=1, arch="mlp", epochs=1, n_train=40), "cpu")
+    sweeps._told_of_versions(history)  # a build for another device is the same version
+    history.info["torch"] = torch.__version__.partition("+")[0] + "+cpu"
+    sweeps._told_of_versions(history)
+    history.info["torch"] = "1.0"
+    with pytest.warns(UserWarning, match="a node has torch 1.0, this machine"):
+        sweeps._told_of_versions(history)
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus", "runs"),
+    [
+        ({"CPU": 8.0}, 0, 16),
+        ({"CPU": 64.0, "GPU": 4.0}, 0.5, 16),
+        ({"CPU": 9e3}, 0, 500),
+        ({"CPU": 8.0}, 1.0, 2),
+        ({}, 0, 2),
+    ],
+)
+def test_a_cluster_is_handed_twice_what_it_has_room_for(resources, gpus, runs):
+    assert sweeps._in_flight(resources, gpus) == runs
 
 
 def small_runs(n, **fields):

@@ -1,3 +1,4 @@
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -275,3 +276,104 @@ def test_black_on_the_published_scale(real_data):
     fashion = data.load("FashionMNIST", n_train=20, n_test=10, scale="published")
     assert float(fashion.black) == pytest.approx(-0.2860 / 0.3530)
     assert float(fashion.train_images.min()) == float(fashion.black)  # its own margin
+
+
+# ---- folders as they come
+
+MODES = {  # Pillow's modes by file type, and the 8 bits that each pixel of a ramp must become
+    "png": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "tiff": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I;16B", "I", "F"],
+    "jpg": ["L", "RGB", "CMYK"],
+    "pgm": ["L", "I;16"],
+    "bmp": ["1", "L", "P", "RGB"],
+    "webp": ["RGB", "RGBA"],
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
+def test_every_mode_of_images_is_converted_or_refused_by_name(kind, mode, tmp_path):
+    """A grey ramp in every mode and depth that Pillow writes: no value is clipped, and none is guessed."""
+    ramp = np.linspace(0, 255, 16).round().astype(np.uint8).repeat(16).reshape(16, 16)
+    grey = Image.fromarray(ramp)
+    if mode.startswith("I;16"):
+        # by its definition, 65,535 is white; 16 bits that no 8 bits name are rounded
+        sixteen = (ramp.astype(np.int64) * 257 + 100).clip(max=65_535)
+        image = Image.fromarray(sixteen.astype(">u2" if mode == "I;16B" else "<u2"))
+        assert image.mode == mode
+    elif mode in ("I", "F"):
+        image = Image.fromarray(ramp.astype({"I": np.int32, "F": np.float32}[mode]) * 1000)
+    elif mode == "LAB":
+        image = Image.merge("LAB", [grey, *(Image.new("L", (16, 16), 128) for _ in "ab")])
+    else:
+        image = grey.convert("RGB").convert(mode) if mode in ("YCbCr", "CMYK") else grey.convert(mode)
+    path = tmp_path / f"ramp.{kind}"
+    image.save(path, **{"quality": 100} if kind == "jpg" else {"lossless": True} if kind == "webp" else {})
+    if mode in ("I", "F"):
+        with pytest.raises(
+            ValueError, match=f"ramp.{kind} is not a readable image .*mode '{mode}' have no known range"
+        ):
+            data._open(path)
+        return
+    opened = data._open(path)
+    found = np.asarray(opened).astype(int)
+    assert opened.mode == "RGB" and found.shape == (16, 16, 3)
+    if mode == "1":
+        assert set(np.unique(found)) == {0, 255}
+    elif mode == "LAB":
+        lightness = np.asarray(opened.convert("L"))[::, 0]
+        assert (np.diff(lightness.astype(int)) >= 0).all() and lightness[0] == 0 and lightness[-1] >= 254
+    else:
+        assert np.abs(found - ramp[:, :, None]).max() <= {"jpg": 2, "YCbCr": 2}.get(
+            mode, 2 if kind == "jpg" else 0
+        )
+
+
+def test_transparency_is_dropped_as_torchvisions_folders_drop_it(tmp_path):
+    from torchvision.datasets.folder import pil_loader
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert (np.asarray(data._open(tmp_path / "a.png")) == pixels[:, :, :3]).all()
+    assert (np.asarray(pil_loader(str(tmp_path / "a.png"))) == pixels[:, :, :3]).all()
+
+
+def test_sixteen_bit_pgm_as_written_by_hand(tmp_path):
+    """Pillow opens it in another mode than PNG's."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + (257 * 77).to_bytes(2, "big") + b"\xff\xff")
+    assert np.asarray(data._open(tmp_path / "a.pgm"))[0, :, 0].tolist() == [77, 255]
+
+
+def test_val_stands_for_a_missing_test_and_hidden_files_are_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "pets")
+    expected = data.load("pets")
+    (tmp_path / "pets/test").rename(tmp_path / "pets/val")
+    (tmp_path / "pets/train/cat/._1.png").write_bytes(b"macOS leaves these")
+    (tmp_path / "pets/train/.ipynb_checkpoints").mkdir()
+    (tmp_path / "pets/val/.DS_Store").write_bytes(b"")
+    data._load.cache_clear()
+    found = data.load("pets")
+    assert torch.equal(found.train_images, expected.train_images)
+    assert torch.equal(found.test_images, expected.test_images) and found.n_classes == expected.n_classes
+    shutil.copytree(tmp_path / "pets/val", tmp_path / "pets/test")  # where it is there, that is used
+    (tmp_path / "pets/val/cat").rename(tmp_path / "pets/val/cow")
+    data._load.cache_clear()
+    assert len(data.load("pets").test_labels) == len(expected.test_labels)
+
+
+@pytest.mark.parametrize(("platform", "how"), [("linux", "fork"), ("darwin", "spawn")])
+def test_readers_of_images_fork_on_linux_alone(platform, how, tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "pets")
+    pets = data.load("pets", image_size=8)
+    expected = next(data.batches(pets.train_images, [torch.arange(2)]))
+    loader, asked = torch.utils.data.DataLoader, []
+    monkeypatch.setattr(
+        torch.utils.data,
+        "DataLoader",
+        lambda *a, **k: asked.append(k["multiprocessing_context"]) or loader(*a, **k),
+    )
+    with monkeypatch.context() as other:
+        other.setattr(data.sys, "platform", platform)
+        (found,) = data.batches(pets.train_images, [torch.arange(2)])
+    assert asked == [how] and torch.equal(found, expected)
