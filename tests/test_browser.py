@@ -181,18 +181,29 @@ def test_a_figure_stands_in_place_of_each_widget_without_javascript(browser, boo
     context.close()
 
 
-def test_play_button_moves_the_geometry(browser, book):
-    tab, _ = opened(browser, book, "chapters/04_explore")
-    button = tab.get_by_role("button", name="play").first
-    slider = tab.locator(".chart-menus input[type=range]").first
-    button.click()
-    before = drawn(tab)
+def test_stored_runs_are_chosen_played_and_named_in_the_address(browser, book):
+    tab, wrong = opened(browser, book, "chapters/04_explore")
+    page = tab.locator(".nc-widget").first
+    scrubber, pictures = page.get_by_label("epoch"), page.locator(".nc-pair")
+    page.get_by_role("button", name="Play").click()
     tab.wait_for_timeout(1500)
-    assert drawn(tab) != before and int(slider.input_value()) >= 2
-    tab.get_by_role("button", name="pause").click()
-    held = drawn(tab)
+    assert 2 <= int(scrubber.input_value()) < int(scrubber.get_attribute("max"))
+    page.get_by_role("button", name="Pause").click()
+    held = pictures.inner_html()
     tab.wait_for_timeout(1000)
-    assert drawn(tab) == held
+    assert pictures.inner_html() == held
+    page.get_by_role("switch").click()  # the gauge
+    assert pictures.inner_html() != held and "0" in pictures.locator("dd").first.inner_text()
+    # a dot, then one of the menus: what no run has is disabled
+    command = page.locator("code").first
+    before = command.inner_text()
+    dots = page.locator(".nc-chart").first.locator("circle.nc-dot")
+    dots.first.click()
+    dots.last.click()
+    assert command.inner_text() != before
+    assert page.locator("option:disabled").count() > 0
+    tab.wait_for_function("location.hash.startsWith('#runs:')")
+    assert not wrong
     tab.close()
 
 

@@ -15,12 +15,19 @@ from pathlib import Path
 
 import anywidget
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import traitlets
 from IPython.display import display
 
+from ncutils import analysis
+from ncutils.analysis import Groups
+from ncutils.book.figures import polygon
+from ncutils.book.style import COLOURS, LABELS
 from ncutils.machine import live_front_end
 from ncutils.metrics import nc_metrics
 from ncutils.optimizers import OPTIMIZERS
+from ncutils.runs import History
 
 _FOLDER = Path(__file__).with_name("widgets")
 
@@ -134,7 +141,7 @@ def gauge(features, labels, weight, bias, figure: plt.Figure | None = None) -> G
 class Playground(Explorer):
     """Two networks of 64-32-16-K units, trained on digits where the reader is; `measured` has the end of the last training."""
 
-    _esm = _script("network", "playground")
+    _esm = _script("network", "geometry", "playground")
     pixels = traitlets.Unicode().tag(sync=True)
     labels = traitlets.Unicode().tag(sync=True)
     gauge = traitlets.Bool().tag(sync=True)
@@ -163,6 +170,65 @@ def playground(figure: plt.Figure | None = None) -> Playground:
     pixels = "".join(chr(ord("a") + int(value)) for value in images.flat)
     still = _svg(figure) if figure else ""
     return Playground(controls, still, pixels=pixels, labels="".join(map(str, labels)))
+
+
+class Runs(Explorer):
+    """Stored runs as dots over two metrics, and two of them, chosen by their hash, with curves and geometry."""
+
+    _esm = _script("geometry", "runs")
+    runs = traitlets.List().tag(sync=True)
+    colours = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode().tag(sync=True)
+    run_a = traitlets.Unicode().tag(sync=True)
+    run_b = traitlets.Unicode().tag(sync=True)
+    gauge = traitlets.Bool().tag(sync=True)
+
+
+def runs(groups: Groups, key: str, figure: plt.Figure | None = None) -> Runs:
+    """The widget of labelled runs, Adam and AdamW at their smallest NC3 to begin with. `key` names it in the page's address."""
+    groups = analysis.with_gauge_fixed(groups)
+    rows = {h.run.hash: _stored(h) for histories in groups.values() for h in histories}
+    best = {name: h.run.hash for name, h in analysis.best(groups).items()}
+    start = [best.get(name, next(iter(rows))) for name in ("Adam", "AdamW")]
+    settings = list(dict.fromkeys(row["setting"] for row in rows.values()))
+    menu, over = {"kind": "menu"}, ["nc0", "nc1", "nc2", "nc3", "nc3c", "train_acc", "test_acc"]
+    metric = menu | {"options": over, "titles": [LABELS[column] for column in over]}
+    controls = [
+        menu
+        | {"name": "setting", "label": "setting", "value": rows[start[0]]["setting"], "options": settings},
+        metric | {"name": "x", "label": "across", "value": "nc0"},
+        metric | {"name": "y", "label": "up", "value": "nc3"},
+    ]
+    still = _svg(figure) if figure else ""
+    both = {"run_a": start[0], "run_b": start[1]}
+    return Runs(controls, still, runs=list(rows.values()), colours=COLOURS, key=key, **both)
+
+
+def _stored(history: History) -> dict:
+    """A run as the widget shows it: its fields, the metrics over the epochs, its last layer in thousandths, its command."""
+    run, frame, k = history.run, history.frame, history.info["n_classes"]
+    centre, grams = np.eye(k) - 1 / k, history.grams.astype(float)
+    centred = np.stack([grams[:, 0], centre @ grams[:, 1] @ centre, centre @ grams[:, 2]], axis=1)
+    with np.errstate(all="ignore"):  # weights crushed to zero have no direction
+        places = [np.nan_to_num(np.hstack(polygon(row)).reshape(k, 2, 2)) for row in centred]
+    thousandths = [(1000 * np.moveaxis(place, 1, 0)).round().astype(int) for place in places]
+    fields = ", ".join(f"{name}={value!r}" for name, value in run.model_dump(exclude_defaults=True).items())
+    columns = ("nc0", "nc1", "nc2", "nc3", "nc3c", "gauge_share", "train_acc", "test_acc")
+    return {
+        "hash": run.hash,
+        "setting": f"{run.arch} on {run.dataset}",
+        "optimizer": run.optimizer,
+        "lr": run.lr,
+        "momentum": run.momentum,
+        "wd": run.wd,
+        "seed": run.seed,
+        "valid": bool(history.valid),
+        "classes": k,
+        "epochs": [float(epoch) for epoch in frame["epoch"]],
+        "means": [place[0].ravel().tolist() for place in thousandths],
+        "centred": [place[1].ravel().tolist() for place in thousandths],
+        "command": f'python -c "from ncutils import Run, train; print(train(Run({fields})).final)"',
+    } | {c: [None if pd.isna(v) else float(f"{v:.4g}") for v in frame[c]] for c in columns}
 
 
 class Frames(Explorer):
