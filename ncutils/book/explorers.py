@@ -185,9 +185,14 @@ class Runs(Explorer):
 
 
 def runs(groups: Groups, key: str, figure: plt.Figure | None = None) -> Runs:
-    """The widget of labelled runs, Adam and AdamW at their smallest NC3 to begin with. `key` names it in the page's address."""
+    """The widget of labelled runs, Adam and AdamW at their smallest NC3 to begin with. `key` names it in the page's address.
+
+    Of more than 100 runs the last layer is kept at every second measured epoch, so that a page can carry them.
+    """
     groups = analysis.with_gauge_fixed(groups)
-    rows = {h.run.hash: _stored(h) for histories in groups.values() for h in histories}
+    found = {h.run: h for histories in groups.values() for h in histories}
+    every = 1 if len(found) <= 100 else 2
+    rows = {run.hash: _stored(h, every) for run, h in found.items()}
     best = {name: h.run.hash for name, h in analysis.best(groups).items()}
     start = [best.get(name, next(iter(rows))) for name in ("Adam", "AdamW")]
     settings = list(dict.fromkeys(row["setting"] for row in rows.values()))
@@ -204,7 +209,7 @@ def runs(groups: Groups, key: str, figure: plt.Figure | None = None) -> Runs:
     return Runs(controls, still, runs=list(rows.values()), colours=COLOURS, key=key, **both)
 
 
-def _stored(history: History) -> dict:
+def _stored(history: History, every: int) -> dict:
     """A run as the widget shows it: its fields, the metrics over the epochs, its last layer in thousandths, its command."""
     run, frame, k = history.run, history.frame, history.info["n_classes"]
     centre, grams = np.eye(k) - 1 / k, history.grams.astype(float)
@@ -212,6 +217,11 @@ def _stored(history: History) -> dict:
     with np.errstate(all="ignore"):  # weights crushed to zero have no direction
         places = [np.nan_to_num(np.hstack(polygon(row)).reshape(k, 2, 2)) for row in centred]
     thousandths = [(1000 * np.moveaxis(place, 1, 0)).round().astype(int) for place in places]
+    kept = {0, *range(len(places) - 1, -1, -every)}
+    layers = [
+        [place[which].ravel().tolist() if i in kept else None for i, place in enumerate(thousandths)]
+        for which in (0, 1)
+    ]
     fields = ", ".join(f"{name}={value!r}" for name, value in run.model_dump(exclude_defaults=True).items())
     columns = ("nc0", "nc1", "nc2", "nc3", "nc3c", "gauge_share", "train_acc", "test_acc")
     return {
@@ -225,8 +235,8 @@ def _stored(history: History) -> dict:
         "valid": bool(history.valid),
         "classes": k,
         "epochs": [float(epoch) for epoch in frame["epoch"]],
-        "means": [place[0].ravel().tolist() for place in thousandths],
-        "centred": [place[1].ravel().tolist() for place in thousandths],
+        "means": layers[0],
+        "centred": layers[1],
         "command": f'python -c "from ncutils import Run, train; print(train(Run({fields})).final)"',
     } | {c: [None if pd.isna(v) else float(f"{v:.4g}") for v in frame[c]] for c in columns}
 

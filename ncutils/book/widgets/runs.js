@@ -102,7 +102,8 @@ function render({model, el}) {
     }
   }
 
-  // one scrubber over the measured epochs of the first run
+  // one scrubber over the epochs at which the first run has its last layer
+  const layers = run => run.means.flatMap((means, i) => (means ? [i] : []))
   const scrubber = node("input", {type: "range", id: `${id}-epoch`, min: 0, step: 1}), at = node("output", {for: `${id}-epoch`})
   const play = node("button", {type: "button"}, "▶ Play"), fix = node("button", {type: "button", role: "switch"}, "Fix the gauge")
   const stop = () => {
@@ -137,11 +138,11 @@ function render({model, el}) {
 
   const value = (run, key, i) => (run[key][i] === null ? "not defined" : LOG(key) ? short(run[key][i]) : `${(100 * run[key][i]).toFixed(1)} %`)
   const look = () => {
-    const gauge = model.get("gauge"), epoch = chosen("a").epochs[scrubber.value]
+    const gauge = model.get("gauge"), epoch = chosen("a").epochs[layers(chosen("a"))[scrubber.value]]
     at.textContent = epoch
     scrubber.setAttribute("aria-valuetext", `epoch ${epoch}`)
     for (const side of SIDES) {
-      const run = chosen(side), i = run.epochs.reduce((best, e, j) => (Math.abs(e - epoch) < Math.abs(run.epochs[best] - epoch) ? j : best), 0), {box, picture, said} = sides[side]
+      const run = chosen(side), i = layers(run).reduce((best, j) => (Math.abs(run.epochs[j] - epoch) < Math.abs(run.epochs[best] - epoch) ? j : best), 0), {box, picture, said} = sides[side]
       box.firstChild.textContent = `${words(run)}, epoch ${run.epochs[i]}`
       const K = run.classes, radius = Math.sqrt(2 / (K * (K - 1))), corners = Array.from({length: K}, (_, k) => [radius * Math.sin((2 * Math.PI * k) / K), radius * Math.cos((2 * Math.PI * k) / K)])
       const points = name => Array.from({length: K}, (_, k) => [run[name][i][2 * k] / 1000, run[name][i][2 * k + 1] / 1000])
@@ -166,7 +167,7 @@ function render({model, el}) {
       fill(side)
       sides[side].command.textContent = chosen(side).command
     }
-    const end = chosen("a").epochs.length - 1
+    const end = layers(chosen("a")).length - 1
     if (scrubber.max != end || scrubber.dataset.run != model.get("run_a")) Object.assign(scrubber, {max: end, value: end})
     scrubber.dataset.run = model.get("run_a")
     fix.setAttribute("aria-checked", String(model.get("gauge")))
