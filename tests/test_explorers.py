@@ -1,5 +1,6 @@
 """Explorers: widgets that Python can read and set, the frames drawn in advance, and the answers of a live kernel."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -80,8 +81,14 @@ def test_a_value_is_set_from_python_and_a_bad_one_refused(name, bad, good):
     with pytest.raises(TraitError, match=f"'{name}' trait"):
         setattr(widget, name, bad)
     assert getattr(widget, name) == good
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_law_and_its_values_have_names():
     with pytest.raises(ValueError, match="K is not allowed: theorem31 has lr, wd, momentum, steps"):
         explorers.theory("theorem31", K=3)
+    with pytest.raises(ValueError, match="law = 'theorem3' is not allowed: use one of theorem31"):
+        explorers.theory("theorem3")
 
 
 def test_stored_runs_hold_what_was_measured_and_the_command_that_remakes_them():
@@ -105,3 +112,9 @@ def test_stored_runs_hold_what_was_measured_and_the_command_that_remakes_them():
                 square**0.5, abs=2e-3
             )
     assert len(json.dumps(widget.get_state()["runs"])) < 20_000
+    # JSON has neither nan nor infinity, and a browser would refuse the whole page
+    undefined = {
+        name: [dataclasses.replace(h, frame=h.frame.assign(nc1=np.inf, nc3=np.nan))]
+        for name, [h] in groups.items()
+    }
+    assert "null" in json.dumps(explorers.runs(undefined, "test").runs, allow_nan=False)
