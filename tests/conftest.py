@@ -70,7 +70,7 @@ def own_store(tmp_path, monkeypatch):
 def quick_book(tmp_path_factory):
     """The folder of `make book` at the quick profile, built from the results that ship: chapters/ executed, _build/html."""
     if not shutil.which("npm"):
-        pytest.skip("needs npm, which brings the explorers' scripts into the book")
+        pytest.skip("needs npm, which brings the charts' scripts into the book")
     folder = tmp_path_factory.mktemp("book")
     command = ["make", "book", f"SITE={folder}", f"BIN={Path(sys.executable).parent}", "ENV="]
     environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}

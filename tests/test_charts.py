@@ -1,4 +1,4 @@
-"""The plane of the geometry charts, and what the charts hold. What their menus do is tested in a browser."""
+"""The plane of the geometry, and what the charts hold. What their menus do is tested in a browser."""
 
 import dataclasses
 import json
@@ -57,24 +57,6 @@ def groups():
     return {name: [train(Run.named(name, 0.1, **common))] for name in ("Adam", "AdamW")}
 
 
-def test_a_geometry_chart_says_what_was_measured(groups):
-    runs = {name: histories[0] for name, histories in groups.items()}
-    spec = charts.geometry(runs).to_dict()
-    words = [
-        row for part in spec["vconcat"] for row in part.get("data", {}).get("values", []) if "text" in row
-    ]
-    assert (
-        len(words) == 2 * len(runs["Adam"].frame) and spec["usermeta"]["last"] == len(runs["Adam"].frame) - 1
-    )
-    last = [row["text"] for row in words if row["run"] == "AdamW"][-1]
-    final = runs["AdamW"].final
-    assert last[0].startswith(f"AdamW, wd 0.1, epoch 3: training accuracy {100 * final['train_acc']:.0f} %")
-    found = dict(re.findall(r"(NC\d) (\S+?)(?:,|$)", last[1]))
-    assert {k.lower(): float(v) for k, v in found.items()} == {
-        m: float(f"{final[m]:.3g}") for m in charts.METRICS
-    }
-
-
 def test_a_line_of_words_is_a_vega_expression():
     assert charts._expression("R² {datum.r:.3f}{datum.n}, {(a < 0 ? ' - ' : ' + ')}{abs(b):.1%} runs") == (
         "'R² ' + format(datum.r, '.3f') + datum.n + ', ' + (a < 0 ? ' - ' : ' + ') + format(abs(b), '.1%') + ' runs'"
@@ -87,30 +69,20 @@ def test_a_rule_without_a_name_in_the_paper_is_drawn_too():
     assert len({(tuple(look["color"]), look["marker"]) for look in several.values()}) == 3
 
 
-@pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled])
-def test_a_chart_holds_every_measured_value(groups, chart):
-    rows = chart(groups).data.values
-    for row, histories in zip(rows, groups.values()):
-        frame = histories[0].frame
-        np.testing.assert_allclose(row["nc0"], frame["nc0"], rtol=1e-3)
-        assert row["epoch"] == frame["epoch"].tolist()
-
-
-@pytest.mark.parametrize("chart", [charts.two_runs, charts.coupled_and_decoupled, charts.heat_map])
-def test_an_undefined_value_is_null(groups, chart):
+def test_an_undefined_value_is_null(groups):
     """JSON has no nan, and a browser would refuse the whole chart."""
     undefined = {
         name: [dataclasses.replace(h, frame=h.frame.assign(nc3=np.nan)) for h in histories]
         for name, histories in groups.items()
     }
-    spec = chart(undefined).to_dict()
+    spec = charts.heat_map(undefined).to_dict()
     assert "null" in json.dumps(spec, allow_nan=False)
 
 
 def test_a_chart_is_shown_live_and_in_the_page(groups, monkeypatch):
     shown = []
     monkeypatch.setattr(charts, "display", lambda bundle, raw: shown.append(bundle))
-    charts.show(charts.two_runs(groups))
+    charts.show(charts.heat_map(groups))
     page = shown[0].pop("text/html")
     assert set(shown[0]) == {"application/vnd.vegalite.v6+json"}
     assert "vegaEmbed" in page and "http" not in re.sub(r'"\$schema": ?"[^"]*"', "", page)

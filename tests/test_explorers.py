@@ -1,17 +1,22 @@
 """Explorers: widgets that Python can read and set, the frames drawn in advance, and the answers of a live kernel."""
 
+import dataclasses
 import itertools
+import json
 import re
 
 import ipywidgets
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from traitlets import TraitError
 
 matplotlib.use("Agg")
 
+from ncutils import analysis
 from ncutils.book import explorers
+from ncutils.training import Run, train
 
 
 def draw(lr, K):
@@ -58,6 +63,7 @@ def test_every_widget_is_one_of_a_notebook_and_holds_its_module():
     """What nbclient stores of a widget is its state when it opens: the module must be in it."""
     widgets = [explorers.theory(law) for law in ("theorem31", "theorem33", "theorem34")]
     widgets.append(explorers.explorer(draw, live=False, lr=[0.1, 0.2], K=[3, 10]))
+    widgets.append(explorers.playground())
     for widget in widgets:
         state = widget.get_state()
         assert isinstance(widget, ipywidgets.DOMWidget)
@@ -75,5 +81,40 @@ def test_a_value_is_set_from_python_and_a_bad_one_refused(name, bad, good):
     with pytest.raises(TraitError, match=f"'{name}' trait"):
         setattr(widget, name, bad)
     assert getattr(widget, name) == good
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_law_and_its_values_have_names():
     with pytest.raises(ValueError, match="K is not allowed: theorem31 has lr, wd, momentum, steps"):
         explorers.theory("theorem31", K=3)
+    with pytest.raises(ValueError, match="law = 'theorem3' is not allowed: use one of theorem31"):
+        explorers.theory("theorem3")
+
+
+def test_stored_runs_hold_what_was_measured_and_the_command_that_remakes_them():
+    common = {"epochs": 3, "width": 2, "dataset": "digits3", "lr": 0.01}
+    groups = {name: [train(Run.named(name, 0.1, **common))] for name in ("Adam", "AdamW")}
+    widget = explorers.runs(groups, "test")
+    assert [row["optimizer"] for row in widget.runs] == ["Adam", "AdamW"]
+    for row, [history] in zip(widget.runs, groups.values()):
+        fixed = analysis.gauge_fixed(history)
+        for column, expected in (("nc0", history.frame["nc0"]), ("nc3c", fixed["nc3c"])):
+            assert row[column] == pytest.approx(expected.tolist(), rel=1e-3)
+        assert row["epochs"] == history.frame["epoch"].tolist()
+        remade = re.search(r"train\((Run\(.*\))\)\.final", row["command"])[1]
+        assert eval(remade) == history.run and '"' not in remade
+        # the last layer: distances of three means are exact, and W's part of norm 1 is its centred rows' and the mean row's
+        means = [row["means"][-1][2 * k : 2 * k + 2] for k in range(3)]
+        gram = history.grams[-1][0] / history.grams[-1][0].trace()
+        for k, other in itertools.combinations(range(3), 2):
+            square = gram[k, k] + gram[other, other] - 2 * gram[k, other]
+            assert np.hypot(*np.subtract(means[k], means[other])) / 1000 == pytest.approx(
+                square**0.5, abs=2e-3
+            )
+    assert len(json.dumps(widget.get_state()["runs"])) < 20_000
+    # JSON has neither nan nor infinity, and a browser would refuse the whole page
+    undefined = {
+        name: [dataclasses.replace(h, frame=h.frame.assign(nc1=np.inf, nc3=np.nan))]
+        for name, [h] in groups.items()
+    }
+    assert "null" in json.dumps(explorers.runs(undefined, "test").runs, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Brings what the explorers need in a browser into a folder: `scripts.py FOLDER`. From npm, so that pages need no network;
+"""Brings what the charts need in a browser into a folder: `scripts.py FOLDER`. From npm, so that pages need no network;
 where npm cannot fetch a package, a stand-in loads it from its CDN, and that is said."""
 
 import fnmatch
@@ -23,7 +23,7 @@ def bring(package: str, patterns: tuple[str, ...], folder: Path) -> None:
         )
     except (OSError, subprocess.CalledProcessError):
         print(
-            f"npm cannot fetch {package}: the book's explorers will load it from cdn.jsdelivr.net",
+            f"npm cannot fetch {package}: the book's charts will load it from cdn.jsdelivr.net",
             file=sys.stderr,
         )
         for script in (p for p in patterns if p.endswith(".js")):

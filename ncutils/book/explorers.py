@@ -15,12 +15,18 @@ from pathlib import Path
 
 import anywidget
 import matplotlib.pyplot as plt
+import numpy as np
 import traitlets
 from IPython.display import display
 
+from ncutils import analysis
+from ncutils.analysis import Groups
+from ncutils.book.figures import polygon
+from ncutils.book.style import COLOURS, LABELS
 from ncutils.machine import live_front_end
 from ncutils.metrics import nc_metrics
 from ncutils.optimizers import OPTIMIZERS
+from ncutils.runs import History
 
 _FOLDER = Path(__file__).with_name("widgets")
 
@@ -36,14 +42,14 @@ class Explorer(anywidget.AnyWidget):
     `controls` are dicts with the keys name, label, value, kind, and by kind: "menu" (of strings) and "stops" (a slider)
     have `options`; "log", "share" (of 1 - value), "count" (whole, logarithmic) and "whole" have min and max and take any
     value between, and 0 where `zero` is set. A value that the control does not allow is refused with traitlets.TraitError.
-    `still` is a figure in SVG that stands in the widget's place where JavaScript is off.
+    `still` is a figure, or one in SVG, that stands in the widget's place where JavaScript is off.
     """
 
     _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
     controls = traitlets.List().tag(sync=True)
 
-    def __init__(self, controls: list[dict], still: str = "", **state):
-        self.still = still
+    def __init__(self, controls: list[dict], still: plt.Figure | str | None = None, **state):
+        self.still = _svg(still) if isinstance(still, plt.Figure) else still
         self.add_traits(**{c["name"]: _trait(c).tag(sync=True) for c in controls})
         super().__init__(controls=controls, **state)
 
@@ -58,8 +64,6 @@ def _trait(control: dict) -> traitlets.TraitType:
     start = control["value"]
     if "options" in control:
         return traitlets.Enum(control["options"], start)
-    if control["kind"] == "flag":
-        return traitlets.Bool(start)
     number = traitlets.Int if control["kind"] in ("whole", "count") else traitlets.Float
     return number(start, min=0 if control["zero"] else control["min"], max=control["max"])
 
@@ -92,10 +96,12 @@ def theory(law: str, figure: plt.Figure | None = None, **values: float) -> Theor
         "theorem33": ("K", "wd", "lr", "steps"),
         "theorem34": ("K", "wd", "lr"),
     }
-    if unknown := set(values) - set(names[law]):
+    if law not in names:
+        raise ValueError(f"law = {law!r} is not allowed: use one of {', '.join(names)}")
+    if unknown := sorted(set(values) - set(names[law])):
         raise ValueError(f"{', '.join(unknown)} is not allowed: {law} has {', '.join(names[law])}")
     controls = [of[name] | {"value": values.get(name, of[name]["value"])} for name in names[law]]
-    return Theory(controls, _svg(figure) if figure else "", law=law)
+    return Theory(controls, figure, law=law)
 
 
 class Gauge(Explorer):
@@ -121,7 +127,7 @@ def gauge(features, labels, weight, bias, figure: plt.Figure | None = None) -> G
     logits, shift = features @ centred.T + bias, features @ direction / len(weight)
     return Gauge(
         [_number("NC0", "NC0", float(f"{nc0:.3g}"), "log", 0.01, 100, zero=True)],
-        _svg(figure) if figure else "",
+        figure,
         gram=(centred @ centred.T).tolist(),
         cross=(centred @ direction).tolist(),
         nc3c=nc_metrics(features, labels, weight, bias)["nc3c"],
@@ -134,7 +140,7 @@ def gauge(features, labels, weight, bias, figure: plt.Figure | None = None) -> G
 class Playground(Explorer):
     """Two networks of 64-32-16-K units, trained on digits where the reader is; `measured` has the end of the last training."""
 
-    _esm = _script("network", "playground")
+    _esm = _script("network", "geometry", "playground")
     pixels = traitlets.Unicode().tag(sync=True)
     labels = traitlets.Unicode().tag(sync=True)
     gauge = traitlets.Bool().tag(sync=True)
@@ -161,8 +167,75 @@ def playground(figure: plt.Figure | None = None) -> Playground:
             _number(f"momentum_{side}", "momentum", 0.9, "share", 0, 0.99),
         ]
     pixels = "".join(chr(ord("a") + int(value)) for value in images.flat)
-    still = _svg(figure) if figure else ""
-    return Playground(controls, still, pixels=pixels, labels="".join(map(str, labels)))
+    return Playground(controls, figure, pixels=pixels, labels="".join(map(str, labels)))
+
+
+class Runs(Explorer):
+    """Stored runs as dots over two metrics, and two of them, chosen by their hash, with curves and geometry."""
+
+    _esm = _script("geometry", "runs")
+    runs = traitlets.List().tag(sync=True)
+    colours = traitlets.Dict().tag(sync=True)
+    key = traitlets.Unicode().tag(sync=True)
+    run_a = traitlets.Unicode().tag(sync=True)
+    run_b = traitlets.Unicode().tag(sync=True)
+    gauge = traitlets.Bool().tag(sync=True)
+
+
+def runs(groups: Groups, key: str, figure: plt.Figure | None = None) -> Runs:
+    """The widget of labelled runs, Adam and AdamW at their smallest NC3 to begin with. `key` names it in the page's address.
+
+    Of more than 100 runs the last layer is kept at every second measured epoch, so that a page can carry them.
+    """
+    groups = analysis.with_gauge_fixed(groups)
+    found = {h.run: h for histories in groups.values() for h in histories}
+    every = 1 if len(found) <= 100 else 2
+    rows = {run.hash: _stored(h, every) for run, h in found.items()}
+    best = {name: h.run.hash for name, h in analysis.best(groups).items()}
+    start = [best.get(name, next(iter(rows))) for name in ("Adam", "AdamW")]
+    settings = list(dict.fromkeys(row["setting"] for row in rows.values()))
+    menu, over = {"kind": "menu"}, ["nc0", "nc1", "nc2", "nc3", "nc3c", "train_acc", "test_acc"]
+    metric = menu | {"options": over, "titles": [LABELS[column] for column in over]}
+    controls = [
+        menu
+        | {"name": "setting", "label": "setting", "value": rows[start[0]]["setting"], "options": settings},
+        metric | {"name": "x", "label": "across", "value": "nc0"},
+        metric | {"name": "y", "label": "up", "value": "nc3"},
+    ]
+    both = {"run_a": start[0], "run_b": start[1]}
+    return Runs(controls, figure, runs=list(rows.values()), colours=COLOURS, key=key, **both)
+
+
+def _stored(history: History, every: int) -> dict:
+    """A run as the widget shows it: its fields, the metrics over the epochs, its last layer in thousandths, its command."""
+    run, frame, k = history.run, history.frame, history.info["n_classes"]
+    centre, grams = np.eye(k) - 1 / k, np.nan_to_num(history.grams.astype(float))
+    centred = np.stack([grams[:, 0], centre @ grams[:, 1] @ centre, centre @ grams[:, 2]], axis=1)
+    with np.errstate(all="ignore"):  # weights crushed to zero have no direction
+        places = [np.nan_to_num(np.hstack(polygon(row)).reshape(k, 2, 2)) for row in centred]
+    thousandths = [(1000 * np.moveaxis(place, 1, 0)).round().astype(int) for place in places]
+    kept = {0, *range(len(places) - 1, -1, -every)}
+    layers = [
+        [place[which].ravel().tolist() if i in kept else None for i, place in enumerate(thousandths)]
+        for which in (0, 1)
+    ]
+    fields = ", ".join(f"{name}={value!r}" for name, value in run.model_dump(exclude_defaults=True).items())
+    columns = ("nc0", "nc1", "nc2", "nc3", "nc3c", "gauge_share", "train_acc", "test_acc")
+    return {
+        "hash": run.hash,
+        "setting": f"{run.arch} on {run.dataset}",
+        "optimizer": run.optimizer,
+        "lr": run.lr,
+        "momentum": run.momentum,
+        "wd": run.wd,
+        "seed": run.seed,
+        "valid": bool(history.valid),
+        "classes": k,
+        "epochs": [float(epoch) for epoch in frame["epoch"]],
+        "means": layers[0],
+        "centred": layers[1],
+        "command": f'python -c "from ncutils import Run, train; print(train(Run({fields})).final)"',
+    } | {c: [float(f"{v:.4g}") if np.isfinite(v) else None for v in frame[c]] for c in columns}
 
 
 class Frames(Explorer):

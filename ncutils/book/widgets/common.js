@@ -22,7 +22,7 @@ const SCALES = {
 
 // A labelled control of one value of the model: a menu of words, a slider over `options`, or a slider beside a field that takes
 // any value from min to max. With `zero` the slider's left end stands for 0.
-function control(model, {name, label, kind, min, max, options, zero}, id) {
+function control(model, {name, label, kind, min, max, options, titles, zero}, id) {
   const box = node("div", {class: "nc-control"}, node("label", {for: id}, label))
   const bind = show => {
     model.on(`change:${name}`, show)
@@ -33,7 +33,7 @@ function control(model, {name, label, kind, min, max, options, zero}, id) {
     model.save_changes()
   }
   if (kind == "menu") {
-    const menu = node("select", {id}, ...options.map((option, i) => node("option", {value: i}, option)))
+    const menu = node("select", {id}, ...(titles ?? options).map((title, i) => node("option", {value: i}, title)))
     menu.onchange = () => put(options[menu.value])
     box.append(menu)
     bind(() => { menu.value = options.indexOf(model.get(name)) })
@@ -102,7 +102,10 @@ function ticks([low, high], log, most) {
     const from = Math.ceil(Math.log10(low) - 1e-9), to = Math.floor(Math.log10(high) + 1e-9), by = Math.ceil((to - from + 1) / most)
     const found = []
     for (let e = Math.ceil(from / by) * by; e <= to; e += by) found.push([10 ** e, power(e)])
-    return found.length > 1 ? found : [[low, short(low, 2)], [high, short(high, 2)]]
+    if (found.length > 1) return found
+    const fine = []
+    for (let e = from - 1; e <= to; e++) for (const m of [1, 2, 5]) fine.push(m * 10 ** e)
+    return fine.filter(v => v >= low && v <= high).map(v => [v, short(v)])
   }
   const rough = (high - low) / most, size = 10 ** Math.floor(Math.log10(rough))
   const step = size * [1, 2, 5, 10].find(m => m * size >= rough - 1e-12), found = []

@@ -1,6 +1,4 @@
 // Two small networks trained side by side in the reader's browser, from the same weights on the same batches.
-const SIDES = ["a", "b"], COLOUR = {a: "var(--nc-a)", b: "var(--nc-b)"}, DASH = {a: "none", b: "7 3"}
-const CLASS = ["#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#c9a20c", "#b07aa1", "#ff7d90", "#9c755f", "#8a8a8a"]
 const setting = (a, b, more = {}) => {
   const values = {classes: 3, batch: 128, seed: 0, gauge: false, steps: 2000, ...more}
   for (const [side, [optimizer, lr, wd, momentum]] of [["a", a], ["b", b]])
@@ -16,7 +14,7 @@ const PRESETS = {
   "AdamW, and its gauge": {values: setting(ADAMW, ADAM), look:
     "Play to the end, then fix the gauge: the rows of AdamW's W (left) come down onto the means, NC0 is 0 and NC3 falls to near Adam's. No prediction changes, since the softmax does not see what was taken away: NC0 and a good part of NC3 measured it."},
   "Theorem 3.3: W runs to the box's corner": {values: setting(["SignumW", 0.001, 5, 0.9], ["Signum", 0.001, 0.05, 0.9]), look:
-    "SignumW's decay holds every entry of W within 1/λ = 0.2, and the largest comes to that wall: the signs of the steps do not sum to zero over the rows, so NC0 settles above half of its start. Signum has the decay inside the sign, and its NC0 falls below a twentieth of its start."},
+    "SignumW's decay draws every entry of W within 1/λ = 0.2, and the largest comes to that wall: the signs of the steps do not sum to zero over the rows, so NC0 settles above half of its start. Signum has the decay inside the sign, and its NC0 falls below a twentieth of its start."},
   "No decay": {values: setting(["SGD", 0.05, 0, 0.9], ["Adam", 0.001, 0, 0.9]), look:
     "Without decay the NC0 of SGD does not move: every gradient's rows sum to zero, and so do its steps. Adam divides entry by entry, its steps do not sum to zero, and its NC0 drifts, here by a few percent; neither collapses, though both fit all images."},
   "Past critical decay": {values: setting(["SGD", 0.05, 0.015, 0.95], ["SGD", 0.05, 0.05, 0.95], {steps: 600}), look:
@@ -49,53 +47,6 @@ function trainer() {
       URL.revokeObjectURL(url)
     },
   }
-}
-
-// The simplex's plane seen from above at an angle: its corners, the class means, and the rows of W, which the mean row lifts out of
-// the plane. `fixed` from 0 to 1 leads from W to W_c. Four classes fill three dimensions: their tetrahedron turns.
-function geometry(el, K) {
-  const box = node("div", {class: "nc-picture"}), corners = engine().simplex(K).map(row => row.map(x => x / Math.sqrt(K - 1)))
-  const edges = corners.flatMap((_, i) => corners.flatMap((_, j) => (i < j && (K < 5 || j - i == 1 || j - i == K - 1) ? [[i, j]] : [])))
-  const radius = Math.hypot(...corners[0].slice(0, K == 4 ? 3 : 2)), [tilt, up] = K == 4 ? [0.95, 0.95] : [0.66, 0.75]
-  let angle = 0.5, last
-  el.replaceChildren(box)
-  const flat = ([x, y, z = 0]) => [x * Math.cos(angle) + z * Math.sin(angle), tilt * y + 0.3 * (z * Math.cos(angle) - x * Math.sin(angle))]
-  const draw = (found, fixed, name) => {
-    last = [found, fixed, name]
-    const width = box.clientWidth || 200, height = (K == 4 ? 1 : 0.85) * width, scale = width / (2.7 * radius), lift = (1 - fixed) * found.lift
-    const at = (point, lifted = 0) => {
-      const [x, y] = K == 4 ? flat(point) : [point[0], tilt * point[1]]
-      return [width / 2 + scale * x, (K == 4 ? 0.5 : 0.62) * height - scale * (y + up * lifted)]
-    }
-    const svg = node("svg", {width, height, role: "img", "aria-label": name})
-    const line = (from, to, more) => svg.append(node("line", {x1: from[0], y1: from[1], x2: to[0], y2: to[1], ...more}))
-    for (const [i, j] of edges) line(at(corners[i]), at(corners[j]), {class: "nc-edge"})
-    for (const corner of corners) {
-      const [cx, cy] = at(corner)
-      svg.append(node("ellipse", {cx, cy, rx: 0.14 * radius * scale, ry: 0.14 * radius * scale * tilt, class: "nc-corner"}))
-    }
-    const centre = at([0, 0, 0], lift)
-    line(at([0, 0, 0]), centre, {class: "nc-mean"})
-    found.means.forEach((mean, k) => {
-      const row = found.weights[k].map((x, i) => x + fixed * (found.centred[k][i] - x)), [x, y] = at(row, lift), [cx, cy] = at(mean)
-      svg.append(node("circle", {cx, cy, r: 7, fill: CLASS[k], class: "nc-tip"}))
-      line(centre, [x, y], {stroke: CLASS[k], "stroke-width": 3})
-      svg.append(node("path", {d: `M${x} ${y - 6}l6 6l-6 6l-6 -6z`, fill: CLASS[k], class: "nc-tip"}))
-    })
-    box.replaceChildren(svg)
-  }
-  const turn = by => {
-    angle += by
-    if (last) draw(...last)
-  }
-  if (K == 4) {
-    box.tabIndex = 0
-    box.setAttribute("aria-label", "tetrahedron; the left and right arrow keys turn it")
-    box.onkeydown = event => { if (/Arrow(Left|Right)/.test(event.key)) turn(event.key == "ArrowLeft" ? -0.15 : 0.15) }
-    box.onpointermove = event => { if (event.buttons) turn(event.movementX / 60) }
-  }
-  new ResizeObserver(() => turn(0)).observe(box)
-  return {draw, turn: K == 4 ? turn : () => {}}
 }
 
 function render({model, el}) {
@@ -158,9 +109,9 @@ function render({model, el}) {
   const reset = () => {
     pause()
     round++
-    const K = model.get("classes")
+    const K = model.get("classes"), corners = engine().simplex(K).map(row => row.map(x => x / Math.sqrt(K - 1)))
     history = {a: [], b: []}
-    views = Object.fromEntries(SIDES.map(side => [side, geometry(sides[side].picture, K)]))
+    views = Object.fromEntries(SIDES.map(side => [side, geometry(sides[side].picture, corners)]))
     return ask({steps: 0, create: {pixels: model.get("pixels"), labels: model.get("labels"), classes: K, seed: model.get("seed")}})
   }
   const pause = () => {
