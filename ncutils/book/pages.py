@@ -7,9 +7,11 @@ import contextlib
 import itertools
 import math
 import numbers
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pandas as pd
+import yaml
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
@@ -19,6 +21,7 @@ from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
 from ncutils.optimizers import NAMES
 from ncutils.runs import History, Run, shorten, unknown
+from ncutils.store import Store
 from ncutils.sweeps import train_all
 
 
@@ -40,6 +43,15 @@ class Parameters(SimpleNamespace):
     def runs(self, optimizer: str, wd: float, **changes) -> list[Run]:
         """One `run` a seed."""
         return [self.run(optimizer, wd, seed=seed, **changes) for seed in self.seeds]
+
+    def sweep(self, wd: dict[str, list[float]], **changes) -> dict[str, list[Run]]:
+        """By optimizer one `run` for each of its weight decays, and for each value of a change that is a list."""
+        values = [value if isinstance(value, list) else [value] for value in changes.values()]
+        each = [dict(zip(changes, chosen)) for chosen in itertools.product(*values)]
+        return {
+            name: [self.run(name, decay, **one) for decay in decays for one in each]
+            for name, decays in wd.items()
+        }
 
 
 def parameters() -> Parameters:
@@ -226,6 +238,27 @@ def trained(groups: dict, device: str | None = None) -> dict:
     """The Histories of labelled lists of Runs, read or trained side by side (`sweeps.train_all`)."""
     found = iter(train_all([run for runs in groups.values() for run in runs], device=device))
     return {label: list(itertools.islice(found, len(runs))) for label, runs in groups.items()}
+
+
+def elsewhere(
+    chapter: str, profile: str, runs: Callable[[Parameters], dict[str, list[Run]]]
+) -> tuple[str, Groups]:
+    """The other of the profiles quick and laptop, and what is stored of its runs by label; says so where nothing is.
+
+    `runs` makes them of that profile's parameters: the defaults of this notebook, its file of the chapter.
+    """
+    other = "quick" if profile == "laptop" else "laptop"
+    file = f"params/{other}/{chapter}.yaml"
+    declared = next(source for source in get_ipython().user_ns["In"] if _assigned(source))
+    values = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(declared).body}
+    there = Parameters(**values | yaml.safe_load(project_folder(file).read_text()))
+    stored = {
+        label: [h for run in of_one if (h := Store().get(run))] for label, of_one in runs(there).items()
+    }
+    stored = {label: histories for label, histories in stored.items() if histories}
+    if not stored:
+        say(f"None is stored: `papermill chapters/{chapter}.ipynb out.ipynb -f {file}` trains them.")
+    return other, stored
 
 
 def slopes(histories: list[History]) -> pd.DataFrame:

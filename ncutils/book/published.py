@@ -1,9 +1,14 @@
-"""The paper's tables and protocol, as data.
+"""The paper's tables and protocol, as data, and what follows from Table 1 without training.
 
 Values are the reported ones: NC0 = ||W^T 1||_2, NC2 and NC3 bare Frobenius norms (`metrics`, "reported").
 """
 
+import numpy as np
+import pandas as pd
+
 from ncutils.optimizers import OPTIMIZERS
+from ncutils.runs import Run, lr_per_step
+from ncutils.theory import nc0_law
 
 # Table 1: ResNet9, FashionMNIST, 200 epochs, batch 128, momentum 0.9, wd 5e-4; lr 0.0679 for SGD and SGDW,
 # not stated for the other four. Change: percentage relative to initialisation, None where the paper has only a bound.
@@ -73,3 +78,28 @@ TABLE5 = {
     "LR=0.0679": (41, 0.1771, 0.012, 14.367, 0.0, 0.152, 0.202, 0.841, 0.837, 206.4),
     "all": (399, 0.1582, 0.005, 32.760, 0.0, 0.149, 0.168, 0.730, 0.729, 1073.0),
 }
+
+
+def table1_rates(lr: float = TABLE1_SETTING["lr_sgd"]) -> np.ndarray:
+    """Learning rate of each of the 93,800 steps of Table 1's setting, the first one being `lr`."""
+    setting = TABLE1_SETTING
+    run = Run(lr=lr, epochs=setting["epochs"], batch_size=setting["batch_size"])
+    return lr_per_step(run, setting["n_train"])
+
+
+def initial_values(exact: bool = True) -> pd.DataFrame:
+    """Between which values each metric lay before training, by Table 1: `at least` and `at most`, and `from` and `by` which
+    optimizer's row.
+
+    An end v and a change c, rounded, put the start between (v - 0.005) / (1 + c + 0.0005) and (v + 0.005) / (1 + c - 0.0005). All
+    optimizers start from one network, so that the bounds of all rows hold. If `exact`, SGDW's change of NC0 is that of
+    `theory.nc0_law`.
+    """
+    ends, change = pd.DataFrame(TABLE1), pd.DataFrame(TABLE1_CHANGE, dtype=float) / 100
+    least, most = (ends - 0.005) / (1 + change + 0.0005), (ends + 0.005) / (1 + change - 0.0005)
+    if exact:
+        kept = nc0_law(table1_rates(), TABLE1_SETTING["wd"], coupled=False)[-1]
+        least.loc["nc0", "SGDW"] = (ends.loc["nc0", "SGDW"] - 0.005) / kept
+        most.loc["nc0", "SGDW"] = (ends.loc["nc0", "SGDW"] + 0.005) / kept
+    found = {"at least": least.max(axis=1), "from": least.idxmax(axis=1)}
+    return pd.DataFrame(found | {"at most": most.min(axis=1), "by": most.idxmin(axis=1)})
