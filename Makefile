@@ -1,4 +1,4 @@
-# make book | test | lint | bench | soak | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | test | lint | bench | soak | mutate | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
 PROFILE ?= quick
 PYTHON ?= python3
@@ -18,7 +18,7 @@ ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book test lint bench soak audit clean FORCE
+.PHONY: book test lint bench soak mutate audit clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
@@ -40,6 +40,16 @@ bench: $(ENV)
 # The tests with more kills, examples and interruptions, their counts into the book's page "How this is tested".
 soak: $(ENV)
 	NCUTILS_SOAK=1 NCUTILS_COUNTS=results/tests.csv $(BIN)/python -m pytest
+
+# Changes the modules that pyproject.toml names under tool.mutmut one place at a time, in a copy, and lists the changes that
+# no test noticed. Hours; MUTANTS='ncutils.theory.*' tries those alone, and a second call goes on where the first one stopped.
+MUTANTS ?=
+mutate: $(ENV)
+	$(BIN)/python -m mutmut --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --editable '.[mutate]'
+	mkdir -p _build/mutate
+	cp -R pyproject.toml README.md _toc.yml ncutils tests tools chapters params results _build/mutate
+	cd _build/mutate && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m mutmut run $(MUTANTS:%='%')
+	cd _build/mutate && $(abspath $(BIN))/python -m mutmut results
 
 # Known vulnerabilities of the pinned versions. It needs a network, and an environment of its own: it is no part of the book's.
 audit:

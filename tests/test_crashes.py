@@ -274,21 +274,32 @@ def test_nodes_without_a_shared_disk_send_results_and_checkpoints_home(tmp_path,
 
 
 @pytest.mark.counts("bad inputs refused")
-def test_another_version_of_ray_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+def test_another_version_of_ray_is_told_in_one_sentence(tmp_path):
     """As where one machine of a cluster was updated alone."""
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
+    pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
     from ray.cluster_utils import Cluster
 
-    (tmp_path / "grid.yaml").write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2}]")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("entries: [{optimizer: Adam, wd: 0, epochs: 1, width: 2, n_train: 40}]", encoding="utf-8")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    address = cluster.address  # forgotten at its end
+    code = f"""
+import ray
+from ncutils.__main__ import main
+sweep, here = ["sweep", {str(grid)!r}, "--device", "cpu", "--ray", {address!r}], ray.__version__
+ray.__version__ = "2.0.0"
+print(main(sweep))
+ray.__version__ = here
+print(main(sweep))
+"""
     try:
-        monkeypatch.setattr(ray, "__version__", "2.0.0")
-        assert main(["sweep", str(tmp_path / "grid.yaml"), "--ray", cluster.address]) == 2
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     finally:
-        monkeypatch.undo()
         cluster.shutdown()
-    (error,) = capsys.readouterr().err.strip().splitlines()
-    assert error.startswith(f"ncutils: ray = '{cluster.address}' cannot be joined: ") and "2.0.0" in error
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("ncutils: ")]
+    assert error.startswith(f"ncutils: ray = {address!r} cannot be joined: ") and "2.0.0" in error
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["2", "0"], done.stderr
 
 
 def test_a_node_with_another_torch_is_told():
