@@ -247,6 +247,9 @@ def test_every_parameter_of_every_chapter_is_read_as_its_kind_or_refused_before_
             if isinstance(default, int):
                 assert type(found) is int
         for given in REFUSED[type(default)]:
+            if given is None and name in ("n_train", "n_test", "image_size"):
+                assert check_parameters([source], defaults | {name: None})[name] is None
+                continue
             with pytest.raises(ValueError, match=f"^{name} = .* is not allowed: it must ") as error:
                 check_parameters([source], defaults | {name: given})
             assert "\n" not in str(error.value)

@@ -87,6 +87,10 @@ def check_parameters(cells: list[str], values: dict) -> dict:
             raise ValueError(unknown(name, declared, "this chapter takes"))
     checked = {}
     for name, expression in declared.items():
+        field = Run.model_fields.get(name)
+        if values[name] is None and field and field.default is None:  # n_train: all
+            checked[name] = None
+            continue
         try:
             checked[name] = _in_form_of(_default(name, expression, values[name]), values[name])
             _check_range(name, checked[name])
