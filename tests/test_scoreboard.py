@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from ncutils import analysis
 from ncutils.__main__ import main
 from ncutils.book import claims, manifest, published, scoreboard
 from ncutils.book.claims import Seen
 from ncutils.optimizers import OPTIMIZERS
+from tests.test_analysis import history
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "chapters/intro.md")
@@ -122,3 +124,32 @@ def test_published_tables_are_whole():
         n, beta, _, t, _, low, high, r2, r2_adj, f = row
         assert f == pytest.approx(t**2, rel=1e-3) and low < beta < high
         assert r2_adj == pytest.approx(1 - (1 - r2) * (n - 1) / (n - 2), abs=3e-3)
+
+
+def test_what_more_epochs_did_is_a_factor_of_each_pair():
+    shorter = [history("AdamW", wd, nc0, epochs=20) for wd, nc0 in ((0.1, 2.0), (1, 4.0), (5, 1.0))]
+    longer = [history("AdamW", wd, nc0, epochs=200) for wd, nc0 in ((0.1, 1.0), (1, 12.0))]
+    longer += [history("AdamW", 5, 1.0, epochs=200, train_acc=0.5), history("AdamW", 9, 1.0, epochs=200)]
+    after, before = analysis.table({"AdamW": longer}), analysis.table({"AdamW": shorter})
+    factors = claims.of_more_epochs(after, before, 20)
+    assert dict(zip(factors["wd"], factors["nc0"])) == {
+        0.1: 0.5,
+        1: 3.0,
+    }  # the others have no valid counterpart
+
+
+def test_a_judge_of_a_chapters_own_runs_says_why_it_cannot_judge():
+    failed = analysis.table({"AdamW": [history("AdamW", 1, 1.0, train_acc=0.5)]})
+    for judge in (claims.ufm, claims.vit):
+        seen = claims.look(judge, failed)
+        assert seen.verdict == "not run" and seen.text
+
+
+def test_figure_15_takes_its_medians_of_runs_that_fit_and_decay():
+    runs = {"Adam": [(0.1, 2.0), (0.2, 4.0), (0.3, 6.0)], "SGD": [(0.1, 1.0)], "SGDW": [(0.1, 500.0)]}
+    runs["AdamW"] = [(0.1, 40.0), (0.2, 400.0), (0.3, 4000.0)]
+    groups = {name: [history(name, wd, nc0, nc3=nc0) for wd, nc0 in pairs] for name, pairs in runs.items()}
+    groups["AdamW"] += [history("AdamW", 5, 1e-9, train_acc=0.999), history("AdamW", 0, 1e-9)]
+    seen = claims.ufm(analysis.table(groups))
+    assert seen.text.startswith("median AdamW over Adam NC0 1e+02 ×, SGD NC0 4e+02 ×, SGDW NC0 0.8 ×")
+    assert seen.shares == [1.0] and len(seen.runs) == 8  # SGDW is shown, not judged

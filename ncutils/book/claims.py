@@ -224,7 +224,10 @@ def _sign_descent(stored) -> Seen:
 
 
 def _ufm(stored) -> Seen:
-    return ufm(_where(stored, arch="ufm", width=64))
+    runs = _where(stored, arch="ufm", width=64)
+    if runs.empty:
+        raise NotRun
+    return ufm(runs)
 
 
 def ufm(runs: pd.DataFrame) -> Seen:
@@ -302,13 +305,14 @@ def _vit(stored) -> Seen:
 
 def vit(runs: pd.DataFrame) -> Seen:
     """Figure 45, of the runs of SGD, Adam and AdamW (`analysis.table`)."""
+    missing = {"SGD", "Adam", "AdamW"} - set(_where(runs, valid=True)["label"])
+    if missing:
+        raise NotRun(f"no run of {' and '.join(sorted(missing))} is valid")
     text, _ = analysis.pairs_in_words(_groups(runs), "AdamW")  # of this the paper says nothing
     falls = _ranks(_where(runs, label="SGD"), ["nc0", "nc3"])
     shares, words = [(falls <= -0.8).mean()], []
     for name, (c, sign) in itertools.product(("Adam", "AdamW"), (("nc0", 1), ("nc3", -1))):
         means = _where(runs, label=name, valid=True).groupby("wd")[c].mean()
-        if means.empty:
-            raise NotRun(f"no run of {name} is valid")
         turn = (sign * means).argmax()  # a maximum of NC0, a minimum of NC3
         shares.append(float(0 < turn < len(means) - 1))
         words.append(f"{c.upper()} of {name} {' … '.join(f'{means.iloc[i]:.2g}' for i in (0, turn, -1))}")
