@@ -32,7 +32,7 @@ def full_precision(device: torch.device):
 
     `torch.set_float32_matmul_precision("medium")` makes them bfloat16, on some CPUs too.
     """
-    products = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]
+    products = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
     before = [settings.fp32_precision for settings in products]
     try:
         for settings in products:
@@ -536,17 +536,16 @@ class _DistanceToEtf:
     """
 
     def __init__(self, n_classes: int):
-        self.n_classes, self.sums, self.guess = n_classes, 0, None
+        self.n_classes, self.sums, self.guess = n_classes, torch.zeros(3, dtype=torch.float64), 0.0
 
     def add(self, block, start: int, scratch) -> None:
         k = self.n_classes
-        if self.guess is None:
-            self.guess = block.norm() * math.sqrt(k / len(block))
-            self.guess = torch.where(self.guess > 0, self.guess, 1.0)
+        if not self.guess:
+            self.guess = float(block.norm()) * math.sqrt(k / len(block)) or 1.0
         difference = torch.div(block, self.guess, out=scratch).add_(1 / (k * math.sqrt(k - 1)))
         difference.diagonal(start).sub_(1 / math.sqrt(k - 1))
         pairs = ((difference, difference), (difference, block), (block, block))
-        self.sums = self.sums + torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs])
+        self.sums = torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]) + self.sums.to(block)
 
     def value(self):
         of_differences, mixed, of_block = self.sums
@@ -564,7 +563,8 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
     (k, p), (u, s, vt) = centred.shape, svd
     blocks = torch.arange(k, device=centred.device).split(max(1, _BLOCK // max(k, p)))
     of_means, of_weights, both, other, scratch = centred.new_empty(5, len(blocks[0]), k)
-    etf, angles = {n: _DistanceToEtf(k) for n in ("nc2", "nc2w", "nc2wc", "nc2m", "nc2mc")}, {}
+    etf = {n: _DistanceToEtf(k) for n in ("nc2", "nc2w", "nc2wc", "nc2m", "nc2mc")}
+    angles = dict.fromkeys(("nc2", "nc2w", "nc2wc"), centred.new_zeros(()))
     norms = {"nc2": centred.norm(dim=1), "nc2wc": w_c.norm(dim=1)}
     norms["nc2w"] = torch.cat([(w_c[b] + w_mean).norm(dim=1) for b in blocks])
     of_w, of_w_c, of_m = (norms[n].norm() for n in ("nc2w", "nc2wc", "nc2"))
@@ -604,7 +604,7 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
         etf["nc2w"].add(other, start, scratch)
         for name, block in (("nc2", of_means), ("nc2wc", of_weights), ("nc2w", other)):
             block.div_(norms[name][rows, None]).div_(norms[name]).add_(1 / (k - 1)).diagonal(start).zero_()
-            angles[name] = angles.get(name, 0) + block.abs_().sum()
+            angles[name] = angles[name] + block.abs_().sum()
         w, inside = w_c_rows + w_mean, w_c_rows @ vt.T
         pairs = ((w / of_w, m_rows / of_m), (w_c_rows / of_w_c, m_rows / of_m))
         of_pairs += torch.stack([(one - another).square().sum() for one, another in pairs])
