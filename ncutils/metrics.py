@@ -4,12 +4,14 @@ Symbols: N samples, p feature width, K classes; features h_n [N, p], labels y_n 
 and bias b [K]; class means mu_k; global mean mu_G = mean of the class means; centred class means
 M = (mu_k - mu_G) [p, K]; M* = (I - J/K) / sqrt(K - 1), the simplex ETF's unit Gram matrix [K, K].
 
-Everything is accumulated in float64 over parts of the rows: beside the features no array of their size and no p x p
-matrix is ever made.
+Everything is accumulated in float64 over parts of the rows: beside the features no array of their size, and no p x p or
+K x K matrix larger than K x p, is ever made.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 
 import torch
@@ -18,9 +20,40 @@ import torch.nn.functional as F
 PAPERS = ("nc0", "nc1", "nc2", "nc2n", "nc2a", "nc2w", "nc2wn", "nc2wa", "nc2m", "nc3", "nc4")
 GAUGE_FIXED = ("nc2wc", "nc2wnc", "nc2wac", "nc2mc", "nc3c", "gauge_share", "off_span_share", "in_span_share")
 KEYS = PAPERS + GAUGE_FIXED
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CHUNK_BYTES = 2**21  # of rows: a chunk and its copies stay in the cache
+_BLOCK = 2**18  # entries of a K x K matrix that are made at a time
+_MANY = 256  # classes from which it pays to look first which samples need no product with all of them
 
 
+@contextlib.contextmanager
+def full_precision(device: torch.device):
+    """Products of float32 matrices in float32, without a gradient, whatever autocast and torch's settings say.
+
+    `torch.set_float32_matmul_precision("medium")` makes them bfloat16, on some CPUs too.
+    """
+    products = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [settings.fp32_precision for settings in products]
+    try:
+        for settings in products:
+            settings.fp32_precision = "ieee"
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for settings, value in zip(products, before):
+            settings.fp32_precision = value
+
+
+def _in_full_precision(function):
+    @functools.wraps(function)
+    def call(features, *args, **kwargs):
+        with full_precision(features.device if isinstance(features, torch.Tensor) else torch.device("cpu")):
+            return function(features, *args, **kwargs)
+
+    return call
+
+
+@_in_full_precision
 def nc_metrics(
     features: torch.Tensor,
     labels: torch.Tensor,
@@ -33,7 +66,7 @@ def nc_metrics(
     """All neural-collapse metrics of one evaluation.
 
     Arguments:
-        features: last-layer features [N, p], any floating dtype, any device.
+        features: last-layer features [N, p], float16 to float64, any device.
         labels: class of each sample [N], integers in [0, K); every class needs a sample.
         weight: last-layer weights W [K, p].
         bias: [K] or None; it enters NC4's decisions only.
@@ -66,112 +99,112 @@ def nc_metrics(
         in_span_share   the rest of W_c, but for its part along M^T
 
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
-    rounding noise.
+    rounding noise. The scale of the features changes nothing but NC4's decisions where there is a bias.
 
-    Raises ValueError where shapes, labels, values or the normalisation's name are not as above.
+    Raises ValueError where shapes, types, labels, values or the normalisation's name are not as above.
     """
-    if normalisation not in ("reported", "formula"):
-        raise ValueError(f"normalisation = {normalisation!r} is not allowed: use 'reported' or 'formula'")
-    _check(features, labels, weight, bias)
-    n_classes, p = weight.shape
+    _check_name(normalisation)
+    _check("features", features, 2)
+    _check_classifier(weight, bias, features)
+    _check_labels(labels, features, len(weight))
     if means is None:
-        means = class_means(features, labels, n_classes)
-    # all but NC0 are the same at any scale of features and weights: at about 1 no square over- or underflows
-    unit, w_unit = _power_of_two(means), _power_of_two(weight)
-    w, scaled_means = weight.detach().to(torch.float64) / w_unit, means / unit
-    centred = scaled_means - scaled_means.mean(0)  # M^T [K, p]
-    svd = _between_class_svd(centred, scaled_means.norm(), torch.promote_types(features.dtype, torch.float32))
-
-    b = None if bias is None else bias / w_unit
-    nc1, nc4 = _within_class_pass(features, labels, means, unit, w, b, svd)
-
-    etf = (torch.eye(n_classes, dtype=w.dtype, device=w.device) - 1 / n_classes) / math.sqrt(n_classes - 1)
-    w_c = w - w.mean(0)
-    if w_c.norm() <= 1e-14 * w.norm():  # all rows equal
-        w_c = torch.zeros_like(w)
-    out = {
-        "nc0": w.sum(0).norm() * w_unit,
-        "nc1": nc1,
-        "nc2m": (_unit(w @ centred.T) - etf).norm(),
-        "nc3": (_unit(w) - _unit(centred)).norm(),
-        "nc2mc": (_unit(w_c @ centred.T) - etf).norm(),
-        "nc3c": (_unit(w_c) - _unit(centred)).norm(),
-        "nc4": nc4,
-    }
-    out |= zip(("nc2", "nc2n", "nc2a"), _distance_to_etf(centred, etf))
-    out |= zip(("nc2w", "nc2wn", "nc2wa"), _distance_to_etf(w, etf))
-    out |= zip(("nc2wc", "nc2wnc", "nc2wac"), _distance_to_etf(w_c, etf))
-    out |= zip(("gauge_share", "off_span_share", "in_span_share"), _shares(w, w_c, centred, svd))
-    if normalisation == "formula":
-        out["nc0"] = out["nc0"] / len(labels)
-        for key in ("nc2", "nc2w", "nc2m", "nc2wc", "nc2mc"):
-            out[key] = out[key] / n_classes**2
-        for key in ("nc3", "nc3c"):
-            out[key] = out[key] / (n_classes * p)
-    return {key: float(out[key]) for key in KEYS}
+        means = class_means(features, labels, len(weight))
+    else:
+        _check_means(means, weight)
+    collapse = Collapse(means, weight, bias, features.dtype)
+    collapse.add(features, labels)
+    return collapse.metrics(normalisation)
 
 
+@_in_full_precision
 def nc4(
     features: torch.Tensor, means: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> float:
     """Share of features [N, p] whose class by W [K, p], b [K] is the class of the nearest of `means` [K, p] (Eq. 11).
 
-    With test features, the training features' class means and no bias this is the NC4 of the paper's released code.
-    nan where there are no features, or all means are equal.
+    With test features, the training features' class means (float64) and no bias this is the NC4 of the paper's released
+    code. nan where there are no features, or all means are equal.
+
+    Raises ValueError where shapes, types or values are not as above.
     """
+    _check("features", features, 2)
+    _check_classifier(weight, bias, features)
+    _check_means(means, weight)
     eps = torch.finfo(torch.promote_types(features.dtype, torch.float32)).eps
-    unit = _power_of_two(means)
-    means, w, agree = means / unit, weight.detach().to(torch.float64), 0
+    exponent, agree = _exponent(means), 0
+    (w, b, f), means = _logits(weight, bias, exponent), ldexp(means, -exponent)
     centred = means - means.mean(0)
     if not len(features) or centred.norm() <= 4 * eps * means.norm():
         return math.nan
-    b = 0 if bias is None else bias.detach().to(torch.float64) / unit
     for h in features.detach().split(_rows(features.shape[1])):
-        h = h.to(torch.float64) / unit
+        h = ldexp(h, -exponent)
+        if not torch.isfinite(h).all():
+            raise ValueError("features hold NaN or infinity; every feature must be a finite number")
         nearest = (centred.square().sum(1) - 2 * (h - means.mean(0)) @ centred.T).argmin(1)
-        agree += int(((h @ w.T + b).argmax(1) == nearest).sum())
+        agree += int(((ldexp(h @ w.T, -f) + b).argmax(1) == nearest).sum())
     return agree / len(features)
 
 
+@_in_full_precision
 def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) -> torch.Tensor:
     """Class means mu_k, float64 [K, p], of features [N, p] with labels [N] in 0..K-1.
 
     Summed in float64. The float32 features of up to 64 classes are first summed in float32, 16 rows at a time, which
     takes half the time, wherever NC1 keeps its seven digits under that: where the means are far from losing a rank.
 
-    Raises ValueError for a label from K up, an empty class, and features that hold NaN or infinity.
+    Raises ValueError for a label outside [0, K), an empty class, and features that hold NaN or infinity.
     """
+    _check("features", features, 2)
+    _check_labels(labels, features, n_classes)
     features, labels = features.detach(), labels.to(torch.int64)
     counts = torch.bincount(labels, minlength=n_classes)
-    if len(counts) > n_classes:
-        raise ValueError(f"labels must lie in [0, {n_classes}), found {len(counts) - 1}")
-    if (counts == 0).any():
-        empty = (counts == 0).nonzero().flatten().tolist()
-        what = f"labels: class {empty[0]} of {n_classes}"
-        raise ValueError(f"{what} has no sample; every class needs at least one")
+    _check_counts(counts)
     if features.dtype == torch.float32 and n_classes <= 64 and features.is_contiguous():
         means = _sums_by_sixteen(features, labels, counts) / counts[:, None]
         if torch.isfinite(means).all():
             # Rounding moves the means by less than eps ||means|| / sqrt(n), so NC1 by about that over M's smallest.
             centred = means - means.mean(0)
-            _, smallest = torch.linalg.eigvalsh(centred @ centred.T)[
-                :2
-            ]  # before it, 0: that of the sum of all rows
+            gram = torch.linalg.eigvalsh(centred @ centred.T)
+            smallest = gram[:2][-1]  # the first is that of the sum of all rows, 0
             if means.square().sum() < smallest * counts.min():
                 return means
-    means = _sums(features, labels, n_classes) / counts[:, None]
-    if not torch.isfinite(means).all():
-        raise ValueError("features hold NaN or infinity; every feature must be a finite number")
-    return means
+    sums = ClassSums(n_classes, features.shape[1], features.device)
+    sums.add(features, labels)
+    return sums.means()
 
 
-def _sums(features, labels, n_classes):
-    rows, p = _rows(features.shape[1]), features.shape[1]
-    sums = torch.zeros(n_classes, p, dtype=torch.float64, device=features.device)
-    wide = torch.empty(min(rows, len(features)), p, dtype=torch.float64, device=features.device)
-    for h, y in zip(features.split(rows), labels.split(rows)):
-        sums.index_add_(0, y, wide[: len(h)].copy_(h))
-    return sums
+class ClassSums:
+    """Class means of features that come in parts, summed in float64: `add` each part, then ask for the `means`.
+
+    Arguments: K, p and the device of the sums.
+    """
+
+    def __init__(self, n_classes: int, p: int, device: torch.device):
+        self.sums = torch.zeros(n_classes, p, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(n_classes, dtype=torch.int64, device=device)
+        self.exponent = 0  # the sums are kept over 2^exponent
+
+    def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Features [n, p] with labels [n] in 0..K-1."""
+        features, labels = features.detach(), labels.to(torch.int64)
+        may_leave = features.dtype == torch.float64 and len(features) and not self.exponent
+        if may_leave and features.abs().max() > 2.0**900:  # their sums could leave the range of float64
+            self.exponent = 64
+            self.sums *= 2.0**-64
+        rows = _rows(features.shape[1])
+        wide = self.sums.new_empty(min(rows, len(features)), features.shape[1])
+        for h, y in zip(features.split(rows), labels.split(rows)):
+            h = wide[: len(h)].copy_(h)
+            self.sums.index_add_(0, y, h * 2.0**-self.exponent if self.exponent else h)
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
+
+    def means(self) -> torch.Tensor:
+        """Class means, float64 [K, p]. Raises ValueError for an empty class, and where features held NaN or infinity."""
+        _check_counts(self.counts)
+        means = (self.sums / self.counts[:, None]).mul_(2.0**self.exponent)
+        if not torch.isfinite(means).all():
+            raise ValueError("features hold NaN or infinity; every feature must be a finite number")
+        return means
 
 
 def _sums_by_sixteen(features, labels, counts):
@@ -190,45 +223,288 @@ def singular_values(matrix: torch.Tensor) -> tuple[float, float]:
     """Smallest singular value of W or M, and the mean of the others (Figures 6 and 16).
 
     `matrix` is [K, p] or [p, K] with p >= K, so that there are K of them; for centred class means the smallest is 0.
+    Raises ValueError where it is no such matrix of finite numbers.
     """
-    s = torch.linalg.svdvals(matrix.detach().to(torch.float64))
+    _check("matrix", matrix, 2)
+    _check_finite("matrix", matrix)
+    exponent = _exponent(matrix)
+    s = torch.linalg.svdvals(ldexp(matrix.detach(), -exponent)) * 2.0**exponent
     return float(s[-1]), float(s[:-1].mean())
 
 
-def _check(features, labels, weight, bias) -> None:
-    for name, value in {"features": features, "labels": labels, "weight": weight, "bias": bias}.items():
-        if not isinstance(value, torch.Tensor) and (name, value) != ("bias", None):
-            raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
-    if any(t is not None and t.device != features.device for t in (labels, weight, bias)):
-        raise ValueError("features, labels, weight and bias must be on one device")
-    if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
-        raise ValueError(
-            f"features must be floating-point [N, p], got {features.dtype} {list(features.shape)}"
-        )
-    if weight.ndim != 2 or weight.shape[1] != features.shape[1]:
+def _check_name(normalisation) -> None:
+    if normalisation not in ("reported", "formula"):
+        raise ValueError(f"normalisation = {normalisation!r} is not allowed: use 'reported' or 'formula'")
+
+
+def _check(name: str, value, ndim: int) -> None:
+    shape = {1: "[K]", 2: "[N, p]" if name == "features" else "[K, p]"}[ndim]
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_quantized:
+        raise ValueError(f"{name} must be a dense tensor, got layout {value.layout}")
+    if value.ndim != ndim or not value.is_floating_point() or 0 in value.shape[1:]:
+        raise ValueError(f"{name} must be floating-point {shape}, got {value.dtype} {list(value.shape)}")
+    if value.dtype not in FLOATS:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise ValueError(f"{name} must be of type {known}, got {value.dtype}: convert it first")
+
+
+def _check_finite(name: str, value) -> None:
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{name} must be finite, it holds NaN or infinity")
+
+
+def _check_classifier(weight, bias, features) -> None:
+    _check("weight", weight, 2)
+    if weight.shape[1] != features.shape[1]:
         raise ValueError(
             f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}"
         )
-    if not weight.is_floating_point() or not torch.isfinite(weight).all():
-        raise ValueError("weight must be floating-point and finite, like the features")
-    n_classes = len(weight)
-    if n_classes < 2:
-        raise ValueError(f"weight has {n_classes} row; neural collapse needs K >= 2 classes")
-    if bias is not None and bias.shape != (n_classes,):
-        raise ValueError(f"bias must be [{n_classes}] like the rows of weight, got {list(bias.shape)}")
-    if bias is not None and not (bias.is_floating_point() and torch.isfinite(bias).all()):
-        raise ValueError("bias must be floating-point and finite, like the weight")
-    if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
+    if len(weight) < 2:
+        raise ValueError(f"weight has {len(weight)} row; neural collapse needs K >= 2 classes")
+    _check_finite("weight", weight)
+    if bias is not None:
+        _check("bias", bias, 1)
+        _check_finite("bias", bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"bias must be [{len(weight)}] like the rows of weight, got {list(bias.shape)}")
+    if any(t is not None and t.device != features.device for t in (weight, bias)):
+        raise ValueError("features, labels, weight and bias must be on one device")
+
+
+def _check_means(means, weight) -> None:
+    _check("means", means, 2)
+    if means.dtype != torch.float64 or means.shape != weight.shape or means.device != weight.device:
+        raise ValueError(
+            f"means must be float64 {list(weight.shape)} on the device of the weight, as class_means gives them, "
+            f"got {means.dtype} {list(means.shape)} on {means.device}"
+        )
+    _check_finite("means", means)
+
+
+def _check_labels(labels, features, n_classes: int) -> None:
+    if not isinstance(labels, torch.Tensor):
+        raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
+    kind = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
+    if labels.shape != features.shape[:1] or kind:
         raise ValueError(
             f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}"
         )
+    if labels.device != features.device:
+        raise ValueError("features, labels, weight and bias must be on one device")
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
         found = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
-        raise ValueError(f"labels must lie in [0, {n_classes}) (K = rows of weight), found {found}")
+        raise ValueError(f"labels must lie in [0, {n_classes}), for K = {n_classes} classes, found {found}")
+
+
+def _check_counts(counts) -> None:
+    if (counts == 0).any():
+        empty = (counts == 0).nonzero().flatten().tolist()
+        what = f"labels: class {empty[0]} of {len(counts)}"
+        raise ValueError(f"{what} has no sample; every class needs at least one")
 
 
 def _rows(p: int) -> int:
     return max(64, _CHUNK_BYTES // (4 * p))
+
+
+def _exponent(values) -> int:
+    """An e with which values / 2^e have their largest magnitude near 1, at most 1000 either way; 0 where all are 0."""
+    largest = float(values.detach().abs().max())
+    return min(max(math.frexp(largest)[1], -1000), 1000)
+
+
+def ldexp(values, exponent: int, out=None):
+    """The values times 2^exponent in float64, a copy or in `out`, exact but for what leaves the range of float64."""
+    out = values.to(torch.float64, copy=True) if out is None else out
+    exponent = min(max(exponent, -2000), 2000)
+    return out.mul_(2.0 ** (exponent // 2)).mul_(2.0 ** (exponent - exponent // 2)) if exponent else out
+
+
+def _logits(weight, bias, exponent: int):
+    """W / 2^e [K, p] and b [K] in float64, and f, so that (W / 2^e) (h / 2^exponent) / 2^f + b is the logits of features h
+    but for a factor, and at most about 1 for h at about 2^exponent, whatever the scales of h, W and b."""
+    w_exponent = _exponent(weight)
+    w = ldexp(weight.detach(), -w_exponent)
+    if bias is None or not bias.any():
+        return w, w.new_zeros(len(w)), 0
+    f = max(0, _exponent(bias) - exponent - w_exponent)  # where the bias dwarfs W h
+    return w, ldexp(bias.detach(), -exponent - w_exponent - f), f
+
+
+class Collapse:
+    """NC0 to NC4 of features that come in parts: class means and classifier first, then `add` for each part, then
+    `metrics`. `nc_metrics` is the same of features that are at hand.
+
+    Arguments:
+        means: class means, float64 [K, p] (`class_means`, `ClassSums`).
+        weight, bias: W [K, p] and b [K] or None.
+        dtype: that of the features to come; half precision is worked with in float32.
+        variances: whether to add up the classes' own variances, too, which costs another pass.
+
+    What `add` sums: `counts` [K], samples; `agree` [K], those whose class by W is the class of the nearest mean;
+    `nearest_right` [K], those whose nearest mean is that of their own class; `spread` [r], for each singular value s of
+    M / 2^exponent (`singular`) the sum of squares of v^T (h - mu_y) / s, so that NC1 is its sum over N; `squares` [K],
+    with `variances`, the sum of ||h - mu_y||^2 / 4^exponent.
+    """
+
+    def __init__(self, means, weight, bias=None, dtype=torch.float32, variances: bool = False):
+        self.means, self.exponent = means, _exponent(means)
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        # all but NC0 are the same at any scale of features and weights: at about 1 no square over- or underflows
+        w, b, f = _logits(weight, bias, self.exponent)
+        w_mean, size, nc0 = w.mean(0), w.norm(), w.sum(0).norm() * 2.0 ** _exponent(weight)
+        self.many = len(w) >= _MANY
+        w_c = w.sub_(w_mean) if self.many else w - w_mean
+        if w_c.norm() <= 1e-14 * size:  # all rows equal
+            w_c.zero_()
+        centred = ldexp(means, -self.exponent)
+        global_mean, scale = centred.mean(0), centred.norm()
+        centred.sub_(global_mean)  # M^T [K, p]
+        u, s, vt = _between_class_svd(centred, scale, self.dtype)
+        self.singular, self.many = s, self.many and len(s) > 0
+        at_global_mean = b + ldexp(w_c @ global_mean, -f)
+        self.geometry, radii = _geometry(centred, w_c, w_mean, (u, s, vt), at_global_mean, f, self.many)
+        self.geometry["nc0"] = nc0
+        del centred
+        self.counts, self.agree, self.nearest_right = torch.zeros(
+            3, len(w), dtype=torch.int64, device=s.device
+        )
+        self.spread = s.new_zeros(len(s))
+        self.squares = s.new_zeros(len(w)) if variances else None
+
+        # features come as they are, or over 2^exponent where their products would leave the range of the type
+        extreme = abs(self.exponent) >= (400 if self.dtype == torch.float64 else 40)
+        self.shift, inner = (self.exponent, 0) if extreme else (0, self.exponent)
+        to_a, rows = ldexp(vt / s[:, None], -inner), torch.arange(len(w)).split(_rows(w.shape[1]))
+        mu = means if not self.shift else ldexp(means, -self.shift)
+        self.mu = mu.to(self.dtype, copy=True)
+        # deviations are taken from rounded means
+        rounded = torch.cat([(mu[i] - self.mu[i]).to(self.dtype) for i in rows])
+        del mu
+        if self.many:
+            near, clear, self.top, squares = radii
+            self.near, self.clear = (ldexp(r, inner) - rounded.norm(dim=1) for r in (near, clear))
+            self.to_a = to_a.T.to(self.dtype)
+            self.rounding, u = rounded @ self.to_a, u.to(self.dtype)
+            del rounded
+            self.of_means = u - self.rounding
+            self.to_means, self.norms = u.mul_(-2 * s.to(self.dtype) ** 2).T, squares.to(self.dtype)
+            ldexp(w_c, -inner - f, out=w_c)
+            self.weight, self.global_mean = w_c.to(self.dtype), ldexp(global_mean, inner).to(self.dtype)
+            self.at_global_mean = (b + w_c @ self.global_mean.double()).to(self.dtype)
+            self.tried = self.settled = 0
+        else:
+            # a multiple of 4 columns multiplies faster
+            empty = w.new_zeros(-(len(s) + len(w)) % 4, w.shape[1])
+            projection = torch.cat([to_a, ldexp(w, -inner - f), empty]).T
+            logits = ldexp(means, -self.exponent) @ ldexp(w, -f).T + b
+            of_means = torch.cat([u, logits - logits.diagonal()[:, None], w.new_zeros(len(w), len(empty))], 1)
+            rounding = rounded.double() @ projection
+            self.rounding, self.projection = rounding[:, : len(s)].to(self.dtype), projection.to(self.dtype)
+            self.of_means = (of_means - rounding).to(self.dtype)
+            self.to_means = (-2 * u * s**2).T.to(self.dtype)
+            self.norms = (u * s).square().sum(1).to(self.dtype)
+
+    def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Features [n, p] with labels [n] in 0..K-1.
+
+        Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With M^T = U diag(s) V^T and
+        a = diag(1/s) V^T d, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of ||h - mu_k||^2,
+        which is ||m_k||^2 - 2 m_k . (h - mu_G) and a term without k, where M^T (h - mu_G) = U diag(s^2) (a + U_y).
+        """
+        features, labels = features.detach(), labels.to(torch.int64)
+        self.counts += torch.bincount(labels, minlength=len(self.counts))
+        rank, (n, p) = len(self.singular), features.shape
+        if not rank:  # all class means equal
+            return
+        columns = rank if self.many else self.projection.shape[1]
+        rows = max(_rows(p), columns)  # a product with fewer rows than columns would take longer
+        # at most 16 MB of products, or one part's
+        block = rows if self.many else rows * max(1, min(16384, 2**22 // columns) // rows)
+        deviation = torch.empty(min(rows, n), p, dtype=self.dtype, device=features.device)
+        products = torch.empty(min(block, n), columns, dtype=self.dtype, device=features.device)
+        for h, y in zip(features.split(block), labels.split(block)):
+            for h_part, y_part, out in zip(h.split(rows), y.split(rows), products.split(rows)):
+                d, out = deviation[: len(h_part)], out[: len(h_part)]
+                torch.index_select(self.mu, 0, y_part, out=d)
+                if self.shift:
+                    h_part = ldexp(h_part, -self.shift).to(self.dtype)
+                torch.sub(h_part, d, out=d)
+                torch.mm(d, self.to_a if self.many else self.projection, out=out)
+                if self.many:
+                    self.spread += out.square().sum(0)
+                    self._compare_where_open(h_part, y_part, d, out)
+                if self.squares is not None:
+                    of_class = d.square().sum(1).double() * 4.0 ** (self.shift - self.exponent)
+                    self.squares.index_add_(0, y_part, of_class)
+            if not self.many:
+                found = products[: len(h)]
+                self.spread += found[:, :rank].square().sum(0)
+                found += self.of_means.index_select(0, y)
+                by_weight = (
+                    found[:, rank : rank + len(self.counts)].max(1).indices
+                )  # a third faster than argmax
+                self._count(y, by_weight, self._nearest(found[:, :rank]))
+
+    def _nearest(self, found):
+        """The class of the nearest mean [n], from a + U_y [n, r]."""
+        return (found @ self.to_means).add_(self.norms).min(1).indices
+
+    def _count(self, y, by_weight, nearest):
+        self.agree += torch.bincount(y[by_weight == nearest], minlength=len(self.counts))
+        self.nearest_right += torch.bincount(y[nearest == y], minlength=len(self.counts))
+
+    def _compare_where_open(self, h, y, d, a):
+        """Counts, for features h [n, p] of many classes with d and a, without all products where the answer is known.
+
+        The nearest mean is mu_y wherever ||d|| is under half the distance of mu_y to the next one, and the class by W is
+        y wherever mu_y is on y's side of W's boundaries by more than ||d||. Elsewhere the class that W gives mu_y itself
+        often beats that of the nearest mean, which settles that the two differ.
+        """
+        distance = torch.linalg.vector_norm(d, dim=1)
+        near, clear = distance < self.near[y], distance < self.clear[y]
+        nearest = y
+        pieces = max(64, 2**21 // len(self.counts))  # 8 MB of products
+        if not near.all():
+            nearest = y.clone()
+            for i in (~near).nonzero().flatten().split(pieces):
+                nearest[i] = self._nearest(a[i] + self.of_means[y[i]])
+        by_weight = torch.where(clear, y, -1)
+        i = (~clear).nonzero().flatten()
+        if len(i) and 2 * self.settled >= self.tried:
+            i = i[self.top[y[i]] != nearest[i]]
+            margin = self.weight[self.top[y[i]]].sub_(self.weight[nearest[i]])
+            margin = margin.mul_(h[i] - self.global_mean).sum(1)
+            margin += self.at_global_mean[self.top[y[i]]] - self.at_global_mean[nearest[i]]
+            by_weight[i[margin > 0]] = -2
+            self.tried += len(i)
+            self.settled += int((margin > 0).sum())
+        for i in (by_weight == -1).nonzero().flatten().split(pieces):
+            centred = h[i] - self.global_mean
+            by_weight[i] = (centred @ self.weight.T).add_(self.at_global_mean).max(1).indices
+        self._count(y, by_weight, nearest)
+
+    def metrics(self, normalisation: str = "reported") -> dict[str, float]:
+        """What `nc_metrics` returns, of the features that were added."""
+        _check_name(normalisation)
+        n, n_classes = self.counts.sum(), len(self.counts)
+        out = self.geometry | {"nc1": math.nan, "nc4": math.nan}
+        if len(self.singular):
+            out |= {"nc1": self.spread_of_means().sum() / n, "nc4": self.agree.sum() / n.double()}
+        if normalisation == "formula":
+            out["nc0"] = out["nc0"] / n
+            for key in ("nc2", "nc2w", "nc2m", "nc2wc", "nc2mc"):
+                out[key] = out[key] / n_classes**2
+            for key in ("nc3", "nc3c"):
+                out[key] = out[key] / self.means.numel()
+        return {key: float(out[key]) for key in KEYS}
+
+    def spread_of_means(self) -> torch.Tensor:
+        """`spread` [r] without what rounding the means added to it."""
+        too_much = self.counts.double() @ self.rounding.double().square()
+        return (self.spread - too_much).clamp_min(0)
 
 
 def _between_class_svd(centred, scale, dtype):
@@ -237,105 +513,123 @@ def _between_class_svd(centred, scale, dtype):
     Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
     under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
     """
-    if dtype == torch.float64 or len(centred) <= 64:
+    least, (k, p) = 4 * torch.finfo(dtype).eps * scale, centred.shape
+    if dtype == torch.float64 or k <= 64:
         u, s, vt = torch.linalg.svd(centred, full_matrices=False)
-    else:  # float64 eigenvalues of M^T M hold s to 1e-8 of the largest, which is enough here and ten times as fast
-        squares, u = torch.linalg.eigh(centred @ centred.T)
-        s, u = squares.clamp_min(0).sqrt().flip(0), u.flip(1)
-        vt = u.T @ centred / s[:, None]
-    rank = min(int((s > 4 * torch.finfo(dtype).eps * scale).sum()), len(centred) - 1)
-    return u[:, :rank], s[:rank], vt[:rank]
+        rank = min(int((s > least).sum()), k - 1)
+        return u[:, :rank], s[:rank], vt[:rank]
+    # float64 eigenvalues of the smaller Gram matrix hold s to 1e-8 of the largest, which is enough here and ten times as fast
+    squares, vectors = torch.linalg.eigh(centred @ centred.T if k <= p else centred.T @ centred)
+    s = squares.clamp_min(0).sqrt().flip(0)
+    rank = min(int((s > least).sum()), k - 1)
+    s, vectors = s[:rank], vectors.flip(1)[:, :rank]
+    if k <= p:
+        return vectors, s, vectors.T @ centred / s[:, None]
+    return (centred @ vectors).div_(s), s, vectors.T
 
 
-def _power_of_two(values) -> float:
-    """One near the largest magnitude; 1 where all are 0. Dividing by it is exact."""
-    largest = float(values.detach().abs().max())
-    return 2.0 ** math.frexp(largest)[1] if largest else 1.0
+class _DistanceToEtf:
+    """|| G / ||G||_F - M* ||_F of a K x K matrix G whose rows come in blocks.
 
-
-def _within_class_pass(features, labels, means, unit, w, bias, svd):
-    """NC1 and NC4 in one pass over the features; `svd` is that of M^T / unit.
-
-    Each feature enters as d = h - mu_y, so that a collapsed class loses no digits. With M^T = U diag(s) V^T and
-    a = diag(1/s) V^T d, NC1 is the mean of ||a||^2. NC4 compares argmax_k of W h + b with argmin_k of ||h - mu_k||^2,
-    which is ||m_k||^2 - 2 m_k . (h - mu_G) and a term without k, where M^T (h - mu_G) = U diag(s^2) (a + U_y).
+    Its differences are taken at a norm guessed from the first block, which is exact for one block and for collapsed classes,
+    and corrected to the true norm afterwards, so that nothing cancels.
     """
-    rank = len(svd[1])
-    if not rank:  # all class means equal
-        return math.nan, math.nan
-    dtype, (n, p) = torch.promote_types(features.dtype, torch.float32), features.shape
-    factor, projection, of_means, too_much, to_means, norms = _tables(means, unit, w, bias, svd, dtype)
-    mu, columns = means.to(dtype), projection.shape[1]
 
-    spread = torch.zeros((), dtype=torch.float64, device=means.device)
-    agree = torch.zeros((), dtype=torch.int64, device=means.device)
-    rows = max(_rows(p), columns)  # a product with fewer rows than columns would take longer
-    block = rows * max(1, min(16384, 2**22 // columns) // rows)  # at most 16 MB of products, or one part's
-    deviation = torch.empty(min(rows, n), p, dtype=dtype, device=means.device)
-    products = torch.empty(min(block, n), columns, dtype=dtype, device=means.device)
-    for h, y in zip(features.detach().split(block), labels.to(torch.int64).split(block)):
-        for h_part, y_part, out in zip(h.split(rows), y.split(rows), products.split(rows)):
-            d = deviation[: len(h_part)]
-            torch.index_select(mu, 0, y_part, out=d)
-            torch.sub(h_part, d, out=d)
-            if factor != 1:
-                d *= factor
-            torch.mm(d, projection, out=out[: len(h_part)])
-        found = products[: len(h)]
-        spread += found[:, :rank].square().sum(1).sum(dtype=torch.float64)
-        found += of_means.index_select(0, y)
-        nearest = (found[:, :rank] @ to_means).add_(norms).min(1).indices  # a third faster than argmin
-        agree += (found[:, rank : rank + len(w)].max(1).indices == nearest).sum()
-    spread -= torch.bincount(labels.to(torch.int64), minlength=len(w)).double() @ too_much
-    return spread.clamp_min(0) / n, agree.double() / n
+    def __init__(self, n_classes: int):
+        self.n_classes, self.sums, self.guess = n_classes, torch.zeros(3, dtype=torch.float64), 0.0
+
+    def add(self, block, start: int, scratch) -> None:
+        k = self.n_classes
+        if not self.guess:
+            self.guess = float(block.norm()) * math.sqrt(k / len(block)) or 1.0
+        difference = torch.div(block, self.guess, out=scratch).add_(1 / (k * math.sqrt(k - 1)))
+        difference.diagonal(start).sub_(1 / math.sqrt(k - 1))
+        pairs = ((difference, difference), (difference, block), (block, block))
+        self.sums = torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]) + self.sums.to(block)
+
+    def value(self):
+        of_differences, mixed, of_block = self.sums
+        off = 1 / of_block.sqrt() - 1 / self.guess
+        return (of_differences + off * (2 * mixed + off * of_block)).clamp_min(0).sqrt()
 
 
-def _tables(means, unit, w, bias, svd, dtype):
-    """What the pass over the features takes from the means and weights, in the features' precision.
+def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
+    """The metrics that class means and W [K, p] decide, all but NC0; and with `radii` what NC4's shortcuts need.
 
-    Returns what to multiply deviations with (1 unless their products would leave the range of the type); the projection
-    [V / s, W^T], [p, r + K] and up to 3 columns of zeros; for each class's mean its own such products [K, r + K + c], the
-    logits as differences to its class's; what the means' rounding adds to a class's mean ||a||^2 [K]; -2 diag(s^2) U^T
-    [r, K]; and ||m_k||^2 [K].
+    Takes M^T, W_c = W - w_mean and M^T's thin SVD, in blocks of rows: no K x K matrix and no further K x p one is made.
+    Returns the metrics, and for each class y a radius [K] around mu_y within which mu_y is the nearest mean, one within which
+    W, with logits `at_global_mean` [K] at mu_G, gives class y, the class that W gives mu_y itself, and ||m_y||^2.
     """
-    u, s, vt = svd
-    squared_norms = (u * s).square().sum(1)
-    factor = 1.0 if abs(math.log2(unit)) < (400 if dtype == torch.float64 else 40) else 1 / unit
-    # a multiple of 4 columns multiplies faster
-    empty = means.new_zeros(-(len(s) + len(w)) % 4, means.shape[1])
-    projection = torch.cat([vt / (s * unit * factor)[:, None], w, empty]).T
-    logits = factor * (means @ w.T + (0 if bias is None else bias.detach().double()))
-    of_means = torch.cat([u, logits - logits.diagonal()[:, None], means.new_zeros(len(w), len(empty))], dim=1)
-    # deviations are taken from rounded means
-    rounding = factor * (means - means.to(dtype).double()) @ projection
-    of_means -= rounding
-    too_much = rounding[:, : len(s)].square().sum(1)
-    tables = (table.to(dtype) for table in (projection, of_means))
-    return factor, *tables, too_much, (-2 * u * s**2).T.to(dtype), squared_norms.to(dtype)
-
-
-def _shares(w, w_c, centred, svd):
-    """gauge_share, off_span_share, in_span_share of W [K, p], W_c and M^T [K, p] with its thin SVD."""
-    _, s, vt = svd
-    if not len(s):
-        return (w - w_c).square().sum() / w.square().sum(), math.nan, math.nan
-    if s[-1] < 1e-4 * s[0]:  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
+    (k, p), (u, s, vt) = centred.shape, svd
+    blocks = torch.arange(k, device=centred.device).split(max(1, _BLOCK // max(k, p)))
+    of_means, of_weights, both, other, scratch = centred.new_empty(5, len(blocks[0]), k)
+    etf = {n: _DistanceToEtf(k) for n in ("nc2", "nc2w", "nc2wc", "nc2m", "nc2mc")}
+    angles = dict.fromkeys(("nc2", "nc2w", "nc2wc"), centred.new_zeros(()))
+    norms = {"nc2": centred.norm(dim=1), "nc2wc": w_c.norm(dim=1)}
+    norms["nc2w"] = torch.cat([(w_c[b] + w_mean).norm(dim=1) for b in blocks])
+    of_w, of_w_c, of_m = (norms[n].norm() for n in ("nc2w", "nc2wc", "nc2"))
+    w_along, m_along = w_c @ w_mean, centred @ w_mean  # with them Grams of W follow from those of W_c
+    m = u * s  # M^T in the basis V
+    if (
+        len(s) and s[-1] < 1e-4 * s[0]
+    ):  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
         vt = torch.linalg.qr(vt.T).Q.T
-    inside, m = w_c @ vt.T, centred @ vt.T
-    off_span = w_c - inside @ vt
-    in_span = inside - m * ((inside * m).sum() / m.square().sum())
-    return tuple(part.square().sum() / w.square().sum() for part in (w - w_c, off_span, in_span))
+        m = centred @ vt.T
+    along = torch.dot(w_c.flatten(), centred.flatten()) / of_m**2
+    of_pairs, off_span, in_span = centred.new_zeros(2), centred.new_zeros(()), centred.new_zeros(())
+    near, clear, top = [], [], []
+    for b in blocks:
+        rows, start, n = slice(int(b[0]), int(b[-1]) + 1), int(b[0]), len(b)
+        of_means, of_weights, both, other, scratch = (
+            x[:n] for x in (of_means, of_weights, both, other, scratch)
+        )
+        w_c_rows, m_rows = w_c[rows], centred[rows]
+        torch.mm(m_rows, centred.T, out=of_means)
+        torch.mm(w_c_rows, w_c.T, out=of_weights)
+        torch.mm(m_rows, w_c.T, out=both)  # (W_c M)^T
+        if radii:
+            near.append(_gaps(of_means, norms["nc2"], start, -1e-13, scratch).min(1).values / 2)
+            gaps = ldexp(_gaps(of_weights, norms["nc2wc"], start, 1e-13, scratch), -f)
+            logits = torch.add(at_global_mean, both, alpha=2.0 ** -min(f, 1000), out=other)
+            largest, classes = logits.max(1)
+            own = logits.diagonal(start)[:, None] - 1e-12 * logits.abs().max(1, keepdim=True).values
+            logits.sub_(own).neg_().div_(gaps).diagonal(start).fill_(math.inf)
+            clear.append(logits.min(1).values)
+            top.append(classes)
+        etf["nc2"].add(of_means, start, scratch)
+        etf["nc2wc"].add(of_weights, start, scratch)
+        etf["nc2mc"].add(both, start, scratch)
+        etf["nc2m"].add(both.add_(m_along[rows, None]), start, scratch)
+        torch.add(of_weights, w_along + w_mean.square().sum(), out=other).add_(w_along[rows, None])
+        etf["nc2w"].add(other, start, scratch)
+        for name, block in (("nc2", of_means), ("nc2wc", of_weights), ("nc2w", other)):
+            block.div_(norms[name][rows, None]).div_(norms[name]).add_(1 / (k - 1)).diagonal(start).zero_()
+            angles[name] = angles[name] + block.abs_().sum()
+        w, inside = w_c_rows + w_mean, w_c_rows @ vt.T
+        pairs = ((w / of_w, m_rows / of_m), (w_c_rows / of_w_c, m_rows / of_m))
+        of_pairs += torch.stack([(one - another).square().sum() for one, another in pairs])
+        off_span += (w_c_rows - inside @ vt).square().sum()
+        in_span += (inside - along * m[rows]).square().sum()
+    out = {name: of_k_by_k.value() for name, of_k_by_k in etf.items()}
+    out["nc3"], out["nc3c"] = of_pairs.sqrt()
+    for name, n, a in (("nc2", "nc2n", "nc2a"), ("nc2w", "nc2wn", "nc2wa"), ("nc2wc", "nc2wnc", "nc2wac")):
+        out[n] = norms[name].std(correction=0) / norms[name].mean()
+        out[a] = angles[name] / (k * (k - 1))
+    out["gauge_share"] = k * w_mean.square().sum() / of_w**2
+    out["off_span_share"] = off_span / of_w**2 if len(s) else math.nan
+    out["in_span_share"] = in_span / of_w**2 if len(s) else math.nan
+    if not radii:
+        return out, None
+    slack = 1 - 1e-4  # for the rounding of what is compared with it
+    return out, (slack * torch.cat(near), slack * torch.cat(clear), torch.cat(top), norms["nc2"].square())
 
 
-def _distance_to_etf(rows, etf):
-    """NC2, NC2n, NC2a of K vectors, the rows [K, p]."""
-    norms = rows.norm(dim=1)
-    unit = rows / norms[:, None]
-    k = len(rows)
-    off_diagonal = ~torch.eye(k, dtype=torch.bool, device=rows.device)
-    equiangular = (unit @ unit.T + 1 / (k - 1)).abs()[off_diagonal].mean()
-    return (_unit(rows @ rows.T) - etf).norm(), norms.std(correction=0) / norms.mean(), equiangular
-
-
-def _unit(matrix):
-    return matrix / matrix.norm()
+def _gaps(gram, norms, start: int, noise: float, out):
+    """Distances [n, K] of n rows, from `start` on, to all K, from their inner products and norms; inf to itself. `noise`, of
+    the largest square, is added."""
+    squares = norms.square()
+    torch.mul(gram, -2, out=out).add_(squares + noise * squares.max()).add_(
+        squares[start : start + len(gram), None]
+    )
+    out.clamp_min_(0).sqrt_().diagonal(start).fill_(math.inf)
+    return out

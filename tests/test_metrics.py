@@ -211,9 +211,14 @@ def test_collapse_to_1e_5_of_the_offset_loses_no_digit_to_rounded_means():
 
 @pytest.mark.parametrize(
     ("dtype", "scales"),
-    [(torch.float32, (1e-37, 1e-25, 1e-6, 1e9, 1e18, 1e36)), (torch.float64, (1e-300, 1e-160, 1e160, 1e300))],
+    [
+        (torch.float32, (1e-36, 1e-25, 1e-6, 1e9, 1e18, 1e36, 3e37)),
+        (torch.float64, (1e-305, 1e-160, 1e160, 1e300, 2e307)),
+        (torch.bfloat16, (2.0**-110, 2.0**-60, 2.0**60, 2.0**124)),
+        (torch.float16, (2.0**-9, 2.0**12)),
+    ],
 )
-@pytest.mark.parametrize("K", [4, 80])
+@pytest.mark.parametrize("K", [4, 80, 300])
 def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
     """Over the type's range, all but NC0 (and with a bias, NC4) are the same at any scale."""
     generator = torch.Generator().manual_seed(0)
@@ -221,16 +226,84 @@ def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
     h = torch.randn(K, 100, generator=generator, dtype=dtype)[y] + torch.randn(
         len(y), 100, generator=generator
     )
-    h, w = h.to(dtype), torch.randn(K, 100, generator=generator, dtype=dtype)
+    h = h.to(dtype) if dtype.itemsize > 2 else h.mul(8).round().div(8).to(dtype)  # exact at any scale
+    w = torch.randn(K, 100, generator=generator, dtype=dtype)
     expected = nc_metrics(h, y, w)
     of_test = nc4(h + 1, class_means(h, y, K), w)
     for scale in scales:
-        for got in (nc_metrics(h * scale, y, w), nc_metrics(h, y, w * scale)):
+        for got in (nc_metrics(h * scale, y, w), nc_metrics(h, y, w * (scale if dtype.itemsize > 2 else 1))):
             for key in APART[1:]:
                 assert got[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7), (scale, key)
             assert abs(got["nc4"] - expected["nc4"]) <= 1 / len(y)
-        assert nc_metrics(h, y, w * scale)["nc0"] == pytest.approx(expected["nc0"] * scale, rel=1e-6)
+        assert nc_metrics(h, y, w)["nc0"] == pytest.approx(expected["nc0"], rel=1e-6)
+        if dtype.itemsize > 2 and scale < 1e36:  # a sum of K weights in their range
+            assert nc_metrics(h, y, w * scale)["nc0"] == pytest.approx(expected["nc0"] * scale, rel=1e-6)
         assert abs(nc4((h + 1) * scale, class_means(h * scale, y, K), w) - of_test) <= 1 / len(y)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
+def test_a_bias_of_any_size_decides_where_it_should(scale):
+    """NC4's decisions against float64's, where W h is far under the bias and far over it."""
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(400) % 4
+    h = torch.randn(4, 20, generator=generator)[y] + torch.randn(400, 20, generator=generator)
+    w, b = torch.randn(4, 20, generator=generator), torch.randn(4, generator=generator)
+    mu = torch.stack([h[y == k].double().mean(0) for k in range(4)])
+    logits = scale * h.double() @ w.double().T + b.double()
+    expected = (logits.argmax(1) == torch.cdist(h.double(), mu).argmin(1)).double().mean()
+    assert abs(nc_metrics(h * scale, y, w, b)["nc4"] - expected) <= 1 / 400
+    assert abs(nc_metrics(h, y, w * scale, b)["nc4"] - expected) <= 1 / 400
+    assert abs(nc4(h * scale, mu * scale, w, b) - expected) <= 1 / 400
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(256, 300), (300, 40), (500, 128)]),
+    st.sampled_from([0.02, 0.3, 1.0, 4.0]),
+    st.sampled_from(["own", "partly", "random"]),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_shortcuts_of_many_classes_change_no_decision(seed, shape, spread, kind, biased, dtype):
+    """From 256 classes on, NC4 of features whose class is clear is not computed; against all distances and logits."""
+    (K, p), generator = shape, torch.Generator().manual_seed(seed)
+    y = torch.arange(4 * K) % K
+    means = torch.randn(K, p, generator=generator, dtype=dtype)
+    h = means[y] + spread * torch.randn(len(y), p, generator=generator, dtype=dtype) + 3
+    w = torch.randn(K, p, generator=generator, dtype=dtype)
+    w = {"own": means, "partly": means + w, "random": w}[kind]
+    b = torch.randn(K, generator=generator, dtype=dtype) * math.sqrt(p) if biased else None
+    got, mu = nc_metrics(h, y, w, b), class_means(h, y, K)
+    logits = h.double() @ w.double().T + (0 if b is None else b.double())
+    distances = torch.cdist(h.double(), mu, compute_mode="donot_use_mm_for_euclid_dist")
+    gaps = torch.minimum(
+        logits.topk(2).values.diff().abs().min(1).values / p,
+        distances.topk(2, largest=False).values.diff()[:, 0],
+    )
+    expected = (logits.argmax(1) == distances.argmin(1)).double().mean()
+    open_ = (gaps < (1e-4 if dtype == torch.float32 else 1e-10)).double().mean()
+    assert abs(got["nc4"] - float(expected)) <= float(open_)
+
+
+@pytest.mark.parametrize("setting", ["autocast", "medium"])
+def test_the_products_of_metrics_are_float32_whatever_the_surroundings_say(setting):
+    h, y, w = (
+        torch.randn(2000, 64) + torch.arange(2000)[:, None] % 4,
+        torch.arange(2000) % 4,
+        torch.randn(4, 64),
+    )
+    expected, before = nc_metrics(h, y, w), torch.get_float32_matmul_precision()
+    try:
+        if setting == "medium":
+            torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16, enabled=setting == "autocast"):
+            got = nc_metrics(h, y, w)
+            assert nc4(h, class_means(h, y, 4), w) == nc_metrics(h, y, w)["nc4"]
+        assert torch.get_float32_matmul_precision() == ("medium" if setting == "medium" else before)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert got == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -295,7 +368,7 @@ def test_degenerate_cases_are_nan_not_noise():
     w = torch.randn(4, 6)
     same_means = nc_metrics(torch.ones(20, 6), y, w)
     assert all(math.isnan(same_means[key]) for key in ("nc1", "nc2", "nc3", "nc3c", "off_span_share", "nc4"))
-    assert math.isnan(nc4(torch.ones(20, 6), torch.ones(4, 6), w))
+    assert math.isnan(nc4(torch.ones(20, 6), torch.ones(4, 6).double(), w))
     assert math.isfinite(same_means["nc0"]) and 0 < same_means["gauge_share"] < 1
     pure_gauge = nc_metrics(torch.randn(20, 6), y, torch.randn(6).expand(4, 6))
     assert all(math.isnan(pure_gauge[key]) for key in ("nc2wc", "nc2wac", "nc2mc", "nc3c"))
@@ -384,13 +457,22 @@ H, Y, W = torch.randn(20, 6), torch.arange(20) % 4, torch.randn(4, 6)
         ((H, Y, W[:, :5]), r"weight must be \[K, 6\]"),
         ((H, Y, W[:1]), "K >= 2"),
         ((H, Y, W, torch.zeros(3)), r"bias must be \[4\]"),
-        ((H, Y, W, torch.full((4,), float("nan"))), "bias must be floating-point and finite"),
-        ((H, Y, W, torch.zeros(4, dtype=torch.int64)), "bias must be floating-point and finite"),
+        ((H, Y, W, torch.full((4,), float("nan"))), "bias must be finite, it holds NaN"),
+        ((H, Y, W, torch.zeros(4, dtype=torch.int64)), r"bias must be floating-point \[K\]"),
         ((H.long(), Y, W), "features must be floating-point"),
         ((H[:, 0], Y, W), r"features must be floating-point \[N, p\]"),
         ((H.clone().index_fill(0, torch.tensor([3]), float("nan")), Y, W), "features hold NaN or infinity"),
         ((H.clone().index_fill(0, torch.tensor([3]), float("inf")), Y, W), "features hold NaN or infinity"),
         ((H[:0], Y[:0], W), r"labels must lie in \[0, 4\)"),
+        (
+            (H.to(torch.float8_e4m3fn), Y, W),
+            "features must be of type float16, bfloat16, float32, float64, got",
+        ),
+        ((H, Y, W.to(torch.float8_e5m2)), "weight must be of type float16"),
+        ((H, Y, W, torch.ones(4).to(torch.float8_e5m2)), "bias must be of type float16"),
+        ((H.to_sparse(), Y, W), "features must be a dense tensor"),
+        ((H, Y > 1, W), "labels must be integers"),
+        ((H, Y.tolist(), W), "labels must be a tensor, got list"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(arguments, sentence):
@@ -399,8 +481,44 @@ def test_bad_input_is_refused_in_one_sentence(arguments, sentence):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("means", "sentence"),
+    [
+        (torch.zeros(4, 6), r"means must be float64 \[4, 6\].*got torch.float32"),
+        (torch.zeros(3, 6).double(), r"means must be float64 \[4, 6\].*\[3, 6\]"),
+        (torch.full((4, 6), float("nan")).double(), "means must be finite, it holds NaN"),
+        (torch.zeros(4, 6, dtype=torch.int64), "means must be floating-point"),
+    ],
+)
+def test_means_that_are_not_class_means_are_refused(means, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        nc_metrics(H, Y, W, means=means)
+    with pytest.raises(ValueError, match=sentence):
+        nc4(H, means, W)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_nc4_and_the_others_refuse_what_nc_metrics_refuses():
+    means = class_means(H, Y, 4)
+    for arguments, sentence in (
+        ((H, means, W, torch.full((4,), float("nan"))), "bias must be finite"),
+        ((H.to(torch.float8_e4m3fn), means, W), "features must be of type"),
+        ((H * float("inf"), means, W), "features hold NaN or infinity"),
+        ((H[:, :5], means, W), r"weight must be \[K, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            nc4(*arguments)
+    with pytest.raises(ValueError, match="features must be of type"):
+        class_means(H.to(torch.float8_e4m3fn), Y, 4)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 4\).*found -1"):
+        class_means(H, Y - 1, 4)
+    with pytest.raises(ValueError, match="matrix must be finite"):
+        singular_values(W * float("nan"))
+
+
 def test_class_means_by_themselves_refuse_labels_that_are_too_large():
-    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), found 3"):
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\).*found 0 to 3"):
         class_means(H, Y, 3)
 
 

@@ -29,6 +29,12 @@ class Parameters(SimpleNamespace):
     """A chapter's parameters by name, and what most chapters make of them."""
 
     @property
+    def optimizers(self) -> list[str]:
+        """The names of all `rules`, each with coupled and with decoupled decay: the paper's where it has them."""
+        of_paper = {rule: [n for n, (r, _) in NAMES.items() if r == rule] for rule in self.rules}
+        return [name for rule, names in of_paper.items() for name in names or (rule, f"{rule}W")]
+
+    @property
     def seeds(self) -> range:
         """`n_seeds` seeds from `seed` on."""
         return range(self.seed, self.seed + getattr(self, "n_seeds", 1))
@@ -161,6 +167,10 @@ def _list(default: list, value) -> list:
         ):
             raise ValueError(f"it must be a list of lists of {n} numbers")
         return [_list([0.0], v) for v in value]
+    if isinstance(default[0], str):
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            raise ValueError("it must be a list of names, which papermill's -p cannot give: -y '{NAME: [a, b]}' can")
+        return value
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ValueError("it must hold a number")

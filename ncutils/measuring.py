@@ -1,0 +1,643 @@
+"""Neural collapse of any classifier: `measure` passes a loader through it and returns every metric, a table and a picture;
+`Tracker` keeps one measurement a call while it trains.
+
+Symbols as in `metrics`: N samples, p feature width, K classes, W [K, p], class means mu_k, centred class means M [p, K].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ncutils import metrics
+from ncutils.machine import free_memory, pick_device, progress_bar
+
+# that two passes over the same features agree to: of their mean, and of one of them; where the network computes in half precision
+_SAME, _SAME_IN_HALF = (1e-5, 1e-3), (1e-3, 5e-2)
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable,
+    *,
+    head: str | nn.Module | None = None,
+    test: Iterable | None = None,
+    ood: Iterable | None = None,
+    layers: Sequence[str | nn.Module] | None = None,
+    device: str | torch.device | None = None,
+    keep: int | None = None,
+) -> Measurement:
+    """Every neural-collapse metric of a classifier on the samples of a loader.
+
+    The model runs in evaluation mode, without gradients and uncompiled, within whatever autocast surrounds the call, and is
+    left as it was: its modules' modes, its device, torch's random numbers. Features are kept for a second look where they fit
+    into `keep` bytes; otherwise the loader is passed over twice, and nothing is kept beside one batch, class means and W.
+
+    Arguments:
+        model: any module with a linear last layer, also compiled or wrapped in DataParallel. What it returns does not matter.
+        loader: gives the training set each time it is iterated over, in any order, as batches (inputs, labels) or as
+            mappings with "labels" or "label" whose rest goes into the model by name. Labels are integers in [0, K).
+        head: the last layer, a module or its name; default: the last `torch.nn.Linear` that runs.
+        test: such a loader of a test set, for `nc1_test`, `nc4_test` and so on, around the training set's class means.
+        ood: a loader of other data, for NC5. Its labels, if it has any, are not looked at.
+        layers: modules, or their names, whose outputs are measured, too, flattened to [n, p]; the last output, where one runs
+            more than once. Class means stand in for W there, so that their rows in `Measurement.frame` have no metric of W.
+        device: where the model runs (default: where it is); it is moved back afterwards.
+        keep: bytes of features (default: a quarter of the free memory).
+
+    Raises ValueError in one sentence: for a loader that can be iterated over only once, a model without a linear layer, a head
+    or layer that there is not, batches or labels of another form, features whose width changes, a class without a sample, and a
+    second pass that gives other samples than the first.
+    """
+    loaders = {"loader": loader, "test": test, "ood": ood}
+    for name, value in loaders.items():
+        if value is not None and (not isinstance(value, Iterable) or isinstance(value, Iterator)):
+            raise ValueError(
+                f"{name} must give its batches each time it is iterated over, as a torch DataLoader or a list does; "
+                f"{type(value).__name__} does not"
+            )
+    with contextlib.ExitStack() as stack:
+        inner, where = stack.enter_context(_at_rest(model, device))
+        for value in loaders.values():
+            stack.enter_context(_same_order_afterwards(value))
+        network = stack.enter_context(_Network(inner, head, layers, where))
+        keep = _quarter_of_memory(network.place) if keep is None else keep
+        return _measured(network, loaders, keep)
+
+
+class Measurement(dict):
+    """The metrics of one network by name: floats, nan where there is no value. Prints as a table.
+
+    `metrics.nc_metrics` says what the names of its metrics mean. Beside them, on the training set or, with `_test`, on the test
+    set around the training set's class means::
+
+        accuracy       share of samples whose label has the largest logit of the network itself
+        nearest_mean   share of samples whose nearest class mean is that of their label
+        nc1_pinv       NC1 with the singular values of Sigma_B that torch.linalg.pinv keeps by default in the features' type
+        nc1_svd        NC1 with the K - 1 largest singular values; nan where there are fewer             (Han et al. 2022)
+        nc1_quotient   tr(Sigma_W) / tr(Sigma_B)                                                        (Tirer et al. 2023)
+        nc1_cdnv       class-distance normalised variance, `cdnv`                                      (Galanti et al. 2021)
+        gnc2_dist      variance over pairs of classes of the distance of m_k / ||m_k||, `pair_statistics` (Liu et al. 2023)
+        gnc2_log       the same of the logarithm of 1 / distance                                           (Liu et al. 2023)
+        unc3           variance over classes of w_k . m_k, unbiased                                         (Wu and Papyan 2024)
+        nc4_test       NC4 of the test set by W alone, as the paper's released code and `History` have it
+        nc4_bias_test  NC4 of the test set by W and b
+        nc5            mean over classes of |cos(mu_k, mean feature of the other data)|                  (Ammar et al. 2024)
+
+    Attributes: `frame`, a row for each layer, the head's features last; `classes`, a row for each class; `means` [K, p], `weight`
+    [K, p] and `bias` [K] or None in float64 on the CPU; `head`, the name of the last layer; `n` samples.
+    """
+
+    def __init__(self, values, frame, classes, means, weight, bias, head, n):
+        super().__init__(values)
+        self.frame: pd.DataFrame = frame
+        self.classes: pd.DataFrame = classes
+        self.means, self.weight, self.bias, self.head, self.n = means, weight, bias, head, n
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Metrics (rows) on the training set, on the test set and against other data, where there are any."""
+        rows: dict[str, dict] = {}
+        for name, value in self.items():
+            column = "test" if name.endswith("_test") else "other data" if name == "nc5" else "training"
+            rows.setdefault(name.removesuffix("_test"), {})[column] = value
+        found = pd.DataFrame.from_dict(rows, orient="index")
+        return found[[c for c in ("training", "test", "other data") if c in found]]
+
+    def __str__(self) -> str:
+        (k, p), text = self.weight.shape, self.table.to_string(na_rep="", float_format="{:.4g}".format)
+        return f"{self.head}: N = {self.n:,}, p = {p:,}, K = {k:,}\n{text}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table.to_html(na_rep="", float_format="{:.4g}".format)
+
+    def plot(self):
+        """A matplotlib Figure: cosines between class means and of weights with means, whose off-diagonal is -1/(K-1) where they
+        collapse; the metrics that go to zero then, on the test set, too, and gauge-fixed; and these by layer, if there are any.
+        """
+        from matplotlib import pyplot as plt
+
+        panels = 3 + (len(self.frame) > 1)
+        figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.6), layout="constrained")
+        centred, k = self.means - self.means.mean(0), len(self.means)
+        unit = centred / centred.norm(dim=1, keepdim=True)
+        of_weights = self.weight / self.weight.norm(dim=1, keepdim=True)
+        for axis, cosines, name in (
+            (axes[0], unit @ unit.T, "class means"),
+            (axes[1], of_weights @ unit.T, "weights (rows), means"),
+        ):
+            image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+            axis.set(title=f"cosines: {name}", xlabel="class", ylabel="class")
+        figure.colorbar(image, ax=list(axes[:2]), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
+        names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
+        for suffix, label, marker in (
+            ("", "training", "o"),
+            ("c", "gauge fixed", "x"),
+            ("_test", "test", "s"),
+        ):
+            known = self | {f"1 - nc4{s}": 1 - self.get(f"nc4{s}", math.nan) for s in ("", "_test")}
+            heights = [known.get(name + suffix, math.nan) for name in names]
+            if any(math.isfinite(height) for height in heights):
+                axes[2].plot(names, heights, marker, label=label, fillstyle="none" if suffix else "full")
+        axes[2].set_title(f"zero at collapse; NC0 = {self['nc0']:.3g}")
+        if panels == 4:
+            for name in ("nc1", "nc2", "nc1_cdnv"):
+                axes[3].plot(self.frame.index, self.frame[name], "o-", label=name)
+            axes[3].plot(
+                self.frame.index, 1 - self.frame["nearest_mean"], "o-", label="error of the nearest mean"
+            )
+            axes[3].set_title("by layer")
+            axes[3].tick_params(axis="x", rotation=45)
+        for axis in axes[2:]:
+            heights = [float(y) for line in axis.lines for y in line.get_ydata() if y > 0]
+            axis.set_yscale("symlog", linthresh=max(1e-8, min(heights, default=1) / 2))
+            axis.set_ylim(bottom=0)
+            axis.legend(fontsize="small")
+        return figure
+
+
+class Tracker:
+    """One measurement a call, while a model trains: `tracker = Tracker(model, loader)`, then `tracker(epoch)` where wanted.
+
+    Takes what `measure` takes. `measurements` are what `measure` returned, `at` what the calls were given (default: their
+    number, from 0).
+    """
+
+    def __init__(self, model: nn.Module, loader: Iterable, **options):
+        self.model, self.loader, self.options = model, loader, options
+        self.at: list[float] = []
+        self.measurements: list[Measurement] = []
+
+    def __call__(self, at: float | None = None) -> Measurement:
+        """Measures now. `at` is the epoch or step, where the number of the call is not meant."""
+        found = measure(self.model, self.loader, **self.options)
+        self.at.append(len(self.at) if at is None else at)
+        self.measurements.append(found)
+        return found
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """All measurements: a row for each call and layer, indexed by `at` and `layer`."""
+        if not self.measurements:
+            raise ValueError("nothing was measured yet: call the tracker first")
+        return pd.concat([m.frame for m in self.measurements], keys=self.at, names=["at", "layer"])
+
+    def plot(self, names: Sequence[str] = ("nc0", "nc1", "nc2", "nc3"), xlabel: str = "epoch"):
+        """A matplotlib Figure: these metrics of the head's features over training, NC0 relative to its start."""
+        from matplotlib import pyplot as plt
+
+        frame = self.frame.xs(self.measurements[-1].head, level="layer")
+        if unknown := [name for name in names if name not in frame]:
+            raise ValueError(f"names = {unknown} were not measured: {', '.join(frame)}")
+        figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+        for name in names:
+            start = frame[name].iloc[0] if name == "nc0" else 1
+            label = "nc0 over its first" if name == "nc0" else name
+            axis.plot(frame.index, frame[name] / start, "o-", markersize=3, label=label)
+        axis.set(yscale="log", xlabel=xlabel)
+        axis.legend(fontsize="small")
+        return figure
+
+
+def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) -> float:
+    """Class-distance normalised variance: the mean over pairs k != l of (v_k + v_l) / 2 / ||mu_k - mu_l||^(2 exponent).
+
+    `means` [K, p], and `variances` [K], the mean of ||h - mu_k||^2 in each class (Galanti et al. 2021; the exponent: Wu and
+    Papyan 2024).
+    """
+    means, variances, k = means.double(), variances.double(), len(means)
+    total = means.new_zeros(())
+    for i in _blocks(means):
+        apart = _distances(means, i).square() ** exponent
+        ratios = (variances[i, None] + variances) / 2 / apart
+        ratios.diagonal(int(i[0])).zero_()
+        total += ratios.sum()
+    return float(total / (k * (k - 1)))
+
+
+def pair_statistics(means: torch.Tensor, kernel: str = "dist") -> tuple[float, float]:
+    """Mean and variance over pairs of classes of a kernel of the distance d of their directions m_k / ||m_k||.
+
+    `means` are class means [K, p], which are centred here; `kernel` is "dist", d; "log", log(1 / d); or "riesz",
+    sign(p - 2) d^(2 - p) (Liu et al. 2023). All are constant where the means are equiangular.
+    """
+    kernels = {
+        "dist": lambda d, p: d,
+        "log": lambda d, p: -d.log(),
+        "riesz": lambda d, p: math.copysign(1, p - 2) * d ** (2 - p),
+    }
+    if kernel not in kernels:
+        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}")
+    centred = means.double() - means.double().mean(0)
+    unit, k = centred / centred.norm(dim=1, keepdim=True), len(means)
+    n, mean, squares = 0, unit.new_zeros(()), unit.new_zeros(())  # of the pairs so far (Chan et al. 1983)
+    for i in _blocks(unit):
+        others = torch.arange(k, device=unit.device) != i[:, None]
+        values = kernels[kernel](_distances(unit, i), means.shape[1])[others]
+        step, n = values.mean() - mean, n + len(values)
+        squares += (values - values.mean()).square().sum() + step**2 * len(values) * (n - len(values)) / n
+        mean += step * len(values) / n
+    return float(mean), float(squares / n)
+
+
+def _blocks(rows: torch.Tensor):
+    """Indices of the rows [K, p], so many at a time that K times as many entries are 8 MB of float64."""
+    return torch.arange(len(rows), device=rows.device).split(max(1, 2**20 // len(rows)))
+
+
+def _distances(rows, i):
+    return torch.cdist(rows[i], rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@contextlib.contextmanager
+def _at_rest(model, device):
+    """(the model without wrappers, the device it runs on): in evaluation mode, not compiled, without gradients, torch's random
+    numbers put back; all as it was afterwards."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    inner = model
+    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
+        inner, "_orig_mod"
+    ):
+        inner = inner.module if hasattr(inner, "module") else inner._orig_mod
+    tensors = [*inner.parameters(), *inner.buffers()]
+    before = tensors[0].device if tensors else torch.device("cpu")
+    where = before if device is None else pick_device(str(device))
+    if where != before and any(t.device != before for t in tensors):
+        raise ValueError(f"device = {device!r} cannot be given for a model on several devices")
+    modes = [(module, module.training) for module in inner.modules()]
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng([where] if where.type == "cuda" else []),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        try:
+            yield inner.eval().to(where), where
+        finally:
+            inner.to(before)
+            for module, training in modes:
+                module.training = training
+
+
+@contextlib.contextmanager
+def _same_order_afterwards(loader):
+    """Puts back the generator that draws a loader's order, so that measuring does not change the training it is part of."""
+    generator = getattr(loader, "generator", None)
+    state = generator.get_state() if isinstance(generator, torch.Generator) else None
+    try:
+        yield
+    finally:
+        if state is not None:
+            generator.set_state(state)
+
+
+class _Network:
+    """A model that is watched: features of its head and its layers, batch by batch.
+
+    `place` is where the sums are kept: on the CPU for a device without float64.
+    """
+
+    def __init__(self, model, head, layers, device):
+        self.model, self.device = model, device
+        self.place = torch.device("cpu") if device.type == "mps" else device
+        self.names = {module: name for name, module in model.named_modules()}
+        self.half, self.ran, self.seen = False, None, {}
+        linear = [module for module in self.names if isinstance(module, nn.Linear)]
+        if head is None and not linear:
+            raise ValueError("model has no torch.nn.Linear: name its last layer with head")
+        self.candidates = linear if head is None else [self._module("head", head)]
+        self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers or ())}
+        self.hooks: list[Any] = []
+
+    def _module(self, argument, wanted):
+        known = dict(self.model.named_modules())
+        if isinstance(wanted, nn.Module) and wanted in self.names:
+            return wanted
+        if isinstance(wanted, str) and wanted in known:
+            return known[wanted]
+        what = wanted if isinstance(wanted, str) else type(wanted).__name__
+        raise ValueError(
+            f"{argument} = {what!r} is no module of the model, whose modules are {', '.join(known)}"
+        )
+
+    def __enter__(self):
+        for module in self.candidates:
+            self.hooks.append(module.register_forward_hook(self._see_head, with_kwargs=True))
+        for name, module in self.layers.items():
+
+            def see(module, inputs, output, name=name):
+                self.seen[name] = _first_tensor(output).detach().clone()  # the next layer may work in place
+
+            self.hooks.append(module.register_forward_hook(see))
+        return self
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+    def _see_head(self, module, inputs, kwargs, output):
+        self.ran = (module, _first_tensor([*inputs, *kwargs.values()]).detach().clone(), output.detach())
+        self.half = self.half or torch.is_autocast_enabled(self.device.type)
+
+    def parts(self, loader, what: str, labelled: bool = True):
+        """(features by name, labels [n], whether the network's own class is the label's [n]) of each batch; labels are None
+        where they are not asked for."""
+        length = 0
+        with contextlib.suppress(TypeError):  # it has none
+            length = len(loader)
+        with progress_bar(length, f"features of {what}", "batch") as bar:
+            for batch in loader:
+                inputs, labels = _split(batch, what, labelled)
+                features, logits = self._run(inputs, what)
+                if labelled:
+                    labels = self._labels(labels, len(logits), what)
+                    yield features, labels, logits.argmax(1) == labels
+                else:
+                    yield features, None, None
+                bar.update()
+
+    def _run(self, inputs, what):
+        inputs, self.ran = _moved(inputs, self.device), None
+        self.seen.clear()
+        if isinstance(inputs, Mapping):
+            self.model(**inputs)
+        elif isinstance(inputs, list):
+            self.model(*inputs)
+        else:
+            self.model(inputs)
+        if self.ran is None:
+            raise ValueError(f"head did not run: none of {', '.join(self.names[m] for m in self.candidates)}")
+        module, h, logits = self.ran
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
+            raise ValueError(
+                f"head = {self.names[module]!r} must be a linear layer, with a weight [K, p] for features [n, p]"
+            )
+        self.candidates = [module]  # the same in each batch
+        if missing := [name for name in self.layers if name not in self.seen]:
+            raise ValueError(f"layers = {missing} did not run")
+        logits = logits.reshape(-1, logits.shape[-1]).to(self.place)
+        found = {name: self.seen[name].flatten(1) for name in self.layers} | {
+            self.names[module]: h.reshape(-1, h.shape[-1])
+        }
+        for name, value in found.items():
+            if len(value) != len(logits):
+                raise ValueError(
+                    f"layer {name!r} gave {len(value)} rows for {len(logits)} samples of {what}: its first dimension must be "
+                    "the batch"
+                )
+        return {name: value.to(self.place) for name, value in found.items()}, logits
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer, once a batch has passed."""
+        return self.candidates[0]
+
+    def classifier(self):
+        """W [K, p] and b [K] or None where the sums are."""
+        bias = getattr(self.head, "bias", None)
+        weight = self.head.weight.detach().to(self.place)
+        return weight, None if bias is None else bias.detach().to(self.place)
+
+    def _labels(self, labels, n, what):
+        labels, k = torch.as_tensor(labels), len(self.head.weight)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"labels of {what} must be integers, got {labels.dtype}")
+        if labels.numel() != n:
+            raise ValueError(
+                f"labels of {what} must be one for each of {n} features, got {list(labels.shape)}"
+            )
+        labels = labels.reshape(-1).to(self.place, torch.int64)
+        if n and (labels.min() < 0 or labels.max() >= k):
+            raise ValueError(
+                f"labels of {what} must lie in [0, {k}) (K = rows of the head's weight), found {int(labels.min())} to "
+                f"{int(labels.max())}"
+            )
+        return labels
+
+
+def _measured(network, loaders, keep) -> Measurement:
+    place, sums, size = network.place, {}, 0
+    kept: list | None = []
+    right = torch.zeros((), dtype=torch.int64, device=place)
+    for features, labels, hits in network.parts(loaders["loader"], "loader"):
+        with metrics.full_precision(place):
+            for name, h in features.items():
+                if name not in sums:
+                    sums[name] = metrics.ClassSums(len(network.head.weight), h.shape[1], place)
+                _check_width(name, h, sums[name].sums, "loader")
+                sums[name].add(h, labels)
+        right += hits.sum()
+        size += sum(h.nbytes for h in features.values())
+        kept = None if kept is None or size > keep else [*kept, (features, labels, hits)]
+    if not sums:
+        raise ValueError("loader gave no batch")
+    head, dtypes = network.names[network.head], {name: h.dtype for name, h in features.items()}
+    with metrics.full_precision(place):
+        weight, bias = network.classifier()
+        means = {name: of_name.means() for name, of_name in sums.items()}
+        classifiers = {name: (weight, bias) if name == head else _of_means(mu) for name, mu in means.items()}
+        collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
+        again = {n: metrics.ClassSums(len(mu), mu.shape[1], place) for n, mu in means.items()}
+    for features, labels, _ in kept if kept is not None else network.parts(loaders["loader"], "loader"):
+        with metrics.full_precision(place):
+            for name, h in features.items():
+                _check_width(name, h, means[name], "loader")
+                collapse[name].add(h, labels)
+                if kept is None:
+                    again[name].add(h, labels)
+    if kept is None:
+        for name in means:
+            _check_same(sums[name], again[name], collapse[name], network.half or dtypes[name].itemsize == 2)
+    del kept
+    rows = {name: _values(c) for name, c in collapse.items()}
+    mu, w, n = means[head].cpu(), weight.double().cpu(), int(collapse[head].counts.sum())
+    of_w = {"accuracy": int(right) / n, "unc3": float((w * (mu - mu.mean(0))).sum(1).var())}
+    rows[head] = collapse[head].metrics() | rows[head] | of_w
+    if loaders["test"] is not None:
+        for name, values in _of_test(network, loaders["test"], means, classifiers, dtypes, head).items():
+            rows[name] |= values
+    if loaders["ood"] is not None:
+        for name, value in _nc5(network, loaders["ood"], means).items():
+            rows[name]["nc5"] = value
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    frame = frame[[*rows[head], *(c for c in frame if c not in rows[head])]].rename_axis("layer")
+    bias = None if bias is None else bias.double().cpu()
+    return Measurement(rows[head], frame, _by_class(mu, w, collapse[head]), mu, w, bias, head, n)
+
+
+def _collapse(means, classifier, dtype):
+    weight, bias = classifier
+    return metrics.Collapse(means, weight, bias, dtype, variances=True)
+
+
+def _of_means(means):
+    """The linear classifier of the nearest class mean, W and b: argmax of W h + b is the class of the nearest of `means`."""
+    centred = means - means.mean(0)
+    return centred, -(centred.square().sum(1) / 2 + centred @ means.mean(0))
+
+
+def _values(collapse) -> dict[str, float]:
+    """What a layer's class means and deviations give without W."""
+    n, (k, p), eps = (collapse.counts.sum(), collapse.means.shape, torch.finfo(collapse.dtype).eps)
+    spread, s, values = collapse.spread_of_means(), collapse.singular, collapse.metrics()
+    out = {name: values[name] for name in ("nc1", "nc2", "nc2n", "nc2a")}
+    kept = s**2 > max(p, k) * eps * s[:1] ** 2 if p > 1 else s > 0
+    out["nc1_pinv"] = float(spread[kept].sum() / n) if len(s) else math.nan
+    out["nc1_svd"] = out["nc1"] if len(s) == k - 1 else math.nan
+    out |= _variances(collapse)
+    out["gnc2_dist"], out["gnc2_log"] = (
+        pair_statistics(collapse.means, kernel)[1] for kernel in ("dist", "log")
+    )
+    return out
+
+
+def _variances(collapse) -> dict[str, float]:
+    """The quotient of traces, CDNV, and how good the nearest mean is."""
+    n, means = collapse.counts.sum(), metrics.ldexp(collapse.means, -collapse.exponent)
+    between = (means - means.mean(0)).square().sum() / len(means)
+    return {
+        "nc1_quotient": float(collapse.squares.sum() / n / between),
+        "nc1_cdnv": cdnv(means, collapse.squares / collapse.counts),
+        "nearest_mean": float(collapse.nearest_right.sum() / n),
+    }
+
+
+def _of_test(network, loader, means, classifiers, dtypes, head) -> dict[str, dict[str, float]]:
+    """Metrics of a test set around the training set's class means, by layer."""
+    with metrics.full_precision(network.place):
+        collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
+        by_weight = _collapse(means[head], (classifiers[head][0], None), dtypes[head])
+    right = 0
+    for features, labels, hits in network.parts(loader, "test"):
+        with metrics.full_precision(network.place):
+            for name, h in features.items():
+                _check_width(name, h, means[name], "test")
+                collapse[name].add(h, labels)
+            by_weight.add(features[head], labels)
+            right += int(hits.sum())
+    if not by_weight.counts.sum():
+        raise ValueError("test gave no sample")
+    out = {}
+    for name, c in collapse.items():
+        values = {"nc1": c.metrics()["nc1"]} | _variances(c)
+        out[name] = {f"{key}_test": value for key, value in values.items()}
+    out[head]["nc4_test"] = by_weight.metrics()["nc4"]
+    out[head]["nc4_bias_test"] = collapse[head].metrics()["nc4"]
+    out[head]["accuracy_test"] = right / int(by_weight.counts.sum())
+    return out
+
+
+def _nc5(network, loader, means) -> dict[str, float]:
+    """Mean over classes of |cos(mu_k, mean feature of other data)|, by layer."""
+    sums, n = {name: mu.new_zeros(mu.shape[1]) for name, mu in means.items()}, 0
+    for features, _, _ in network.parts(loader, "ood", labelled=False):
+        for name, h in features.items():
+            _check_width(name, h, means[name], "ood")
+            sums[name] += h.sum(0, dtype=torch.float64)
+        n += len(h)
+    if not n:
+        raise ValueError("ood gave no sample")
+    cosines = {name: torch.cosine_similarity(means[name], total[None] / n) for name, total in sums.items()}
+    return {name: float(values.abs().mean()) for name, values in cosines.items()}
+
+
+def _by_class(means, weight, collapse) -> pd.DataFrame:
+    """A row for each class: its samples, its shares of NC4 and of the nearest mean, norms and alignment of m_k and w_k."""
+    centred, counts = means - means.mean(0), collapse.counts.cpu()
+    m, w = centred.norm(dim=1), weight.norm(dim=1)
+    columns = {
+        "n": counts,
+        "nc4": collapse.agree.cpu() / counts,
+        "nearest_mean": collapse.nearest_right.cpu() / counts,
+        "variance": metrics.ldexp(collapse.squares.cpu() / counts, 2 * collapse.exponent),
+        "mean_norm": m,
+        "weight_norm": w,
+        "cosine": (weight * centred).sum(1) / m / w,
+        "distance": (weight / w[:, None] - centred / m[:, None]).norm(dim=1),
+    }
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()}).rename_axis("class")
+
+
+def _check_width(name, features, means, what) -> None:
+    if features.shape[1] != means.shape[1]:
+        raise ValueError(
+            f"layer {name!r} gave {features.shape[1]} features for a batch of {what}, {means.shape[1]} before: all inputs must "
+            "be of one size"
+        )
+
+
+def _check_same(first, second, collapse, half: bool) -> None:
+    """Raises ValueError unless two passes saw the same samples: as many of each class, with the same mean but for rounding.
+
+    The means differ by rounding in each feature; or by that of one random image for another, which averages out over a class.
+    """
+    of_mean, of_one = _SAME_IN_HALF if half else _SAME
+    same = torch.equal(first.counts, second.counts)
+    if same:
+        means, counts = first.means(), first.counts[:, None]
+        apart = metrics.ldexp(second.means() - means, -collapse.exponent)
+        size = metrics.ldexp(means, -collapse.exponent).norm(dim=1, keepdim=True)
+        apart = apart.norm(dim=1, keepdim=True)
+        same = not ((apart > of_mean * size) & (apart * counts.sqrt() > of_one * size)).any()
+    if not same:
+        raise ValueError(
+            "loader gave other samples at its second pass than at its first, or other random changes of them: give one without "
+            "augmentation that leaves none out, or let its features be kept (keep)"
+        )
+
+
+def _split(batch, what: str, labelled: bool):
+    """(inputs, labels) of a batch; labels None where there are none and none are asked for."""
+    if isinstance(batch, Mapping):
+        key = next((key for key in ("labels", "label") if key in batch), None)
+        if key or not labelled:
+            return {name: value for name, value in batch.items() if name != key}, batch.get(key)
+    elif isinstance(batch, (list, tuple)):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        if len(batch) == 1 and not labelled:
+            return batch[0], None
+    elif not labelled:
+        return batch, None
+    found = f"{len(batch)} parts" if isinstance(batch, (list, tuple)) else type(batch).__name__
+    if isinstance(batch, Mapping):
+        found = f"a mapping with {', '.join(map(str, batch))}"
+    raise ValueError(
+        f"{what} must give batches (inputs, labels), or mappings with 'labels' or 'label', got {found}"
+    )
+
+
+def _moved(inputs, device):
+    """Inputs with all their tensors on the device; a tuple as a list."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, Mapping):
+        return {name: _moved(value, device) for name, value in inputs.items()}
+    if isinstance(inputs, (list, tuple)):
+        return [_moved(value, device) for value in inputs]
+    return inputs
+
+
+def _first_tensor(output):
+    """The output itself, or the first tensor of a tuple or mapping of several."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        output = next((value for value in output if isinstance(value, torch.Tensor)), None)
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"a watched layer gave {type(output).__name__}, which has no tensor to measure")
+    return output
+
+
+def _quarter_of_memory(device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    return max(0, free // 4)

@@ -1,0 +1,570 @@
+"""`measure` against the metrics of features taken by hand, its variants against plain numpy, on models of every kind."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import ncutils
+from ncutils import Tracker, measure, nc_metrics
+from ncutils.measuring import _Network, cdnv, pair_statistics
+from ncutils.metrics import KEYS, class_means, nc4
+from ncutils.theory import simplex_etf
+
+matplotlib.use("Agg")
+K, SIZE = 4, 6
+
+
+def digits(n=150, seed=0, dtype=torch.float32, spread=1.0):
+    """Inputs [n, 6] around K points, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % K
+    points = 2 * torch.randn(K, SIZE, generator=torch.Generator().manual_seed(9), dtype=dtype)
+    return points[labels] + spread * torch.randn(n, SIZE, generator=generator, dtype=dtype), labels
+
+
+def network(dtype=torch.float32, bias=True, width=8):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(
+            nn.Linear(SIZE, 16),
+            nn.ReLU(inplace=True),
+            nn.Linear(16, width),
+            nn.Tanh(),
+            nn.Linear(width, K, bias),
+        )
+    return model.to(dtype)
+
+
+def batches(data, size=16, order=None):
+    x, y = data
+    order = torch.arange(len(y)) if order is None else order
+    return [(x[i], y[i]) for i in order.split(size)]
+
+
+def by_hand(model, data):
+    with torch.no_grad():
+        return nc_metrics(model[:-1](data[0]), data[1], model[-1].weight, model[-1].bias)
+
+
+def assert_same(got, expected, rel, names=None):
+    for name in names or expected:
+        assert got[name] == pytest.approx(expected[name], rel=rel, abs=rel, nan_ok=True), name
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([1, 7, 64, 1000]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_all_metrics_are_those_of_the_features(dtype, size, bias, twice, seed):
+    """In one pass and in two, in any order and any batches."""
+    data, model = digits(seed=seed, dtype=dtype), network(dtype, bias)
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(seed))
+    got = measure(model, batches(data, size, order), keep=0 if twice else None)
+    assert_same(got, by_hand(model, data), 1e-9 if dtype == torch.float64 else 1e-6)
+    with torch.no_grad():
+        assert got["accuracy"] == pytest.approx(float((model(data[0]).argmax(1) == data[1]).double().mean()))
+    assert got.head == "4" and got.n == 150
+
+
+def variants(h, y, w):
+    """Plain transcriptions, with p x p matrices and loops over pairs, in float64."""
+    h, y, w = h.double().numpy(), y.numpy(), w.double().numpy()
+    mu = np.stack([h[y == k].mean(0) for k in range(K)])
+    m, d = mu - mu.mean(0), h - mu[y]
+    within, between = d.T @ d / len(h), m.T @ m / K
+    u, s, vt = np.linalg.svd(between)
+    unit = m / np.linalg.norm(m, axis=1, keepdims=True)
+    pairs = [(i, j) for i in range(K) for j in range(i)]
+    v = [np.sum(d[y == k] ** 2) / np.sum(y == k) for k in range(K)]
+    apart = np.array([np.linalg.norm(unit[i] - unit[j]) for i, j in pairs])
+    return {
+        "nc1_pinv": np.trace(np.linalg.pinv(between, rcond=h.shape[1] * 1.2e-7) @ within) / K,
+        "nc1_svd": np.trace(vt[: K - 1].T @ np.diag(1 / s[: K - 1]) @ u[:, : K - 1].T @ within) / K,
+        "nc1_quotient": np.trace(within) / np.trace(between),
+        "nc1_cdnv": np.mean([(v[i] + v[j]) / 2 / np.sum((mu[i] - mu[j]) ** 2) for i, j in pairs]),
+        "gnc2_dist": apart.var(),
+        "gnc2_log": np.log(1 / apart).var(),
+        "unc3": np.var([w[k] @ m[k] for k in range(K)], ddof=1),
+        "nearest_mean": np.mean(np.linalg.norm(h[:, None] - mu, axis=2).argmin(1) == y),
+    }
+
+
+@pytest.mark.parametrize("keep", [0, None])
+def test_variants_of_the_metrics_against_their_definitions(keep):
+    data, model = digits(), network()
+    got = measure(model, batches(data), keep=keep)
+    with torch.no_grad():
+        assert_same(got, variants(model[:-1](data[0]), data[1], model[-1].weight), 1e-5)
+
+
+def test_pinv_and_svd_where_the_means_lose_a_rank():
+    """NC1 uses the true rank; torch's default pseudo-inverse also drops directions that are real but small."""
+    rng = torch.Generator().manual_seed(0)
+    means, y = torch.randn(K, 8, generator=rng), torch.arange(400) % K
+    means[1] = means[0] + 1e-3 * torch.randn(8, generator=rng)
+    h = means[y] + 1e-3 * torch.randn(400, 8, generator=rng)
+    head = nn.Linear(8, K)
+    got = measure(head, batches((h, y)))
+    expected = variants(h, y, head.weight.detach())
+    assert_same(got, {n: expected[n] for n in ("nc1_pinv", "nc1_svd")}, 1e-4)
+    assert got["nc1_pinv"] < got["nc1"] / 2
+    h[y == 1] = h[y == 0]
+    got = measure(head, batches((h, y)))
+    assert math.isnan(got["nc1_svd"]) and math.isfinite(got["nc1"])
+
+
+def test_cdnv_exponent_and_kernels():
+    means, v = torch.randn(5, 7, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    expected = np.mean([float((v[i] + v[j]) / 2 / (means[i] - means[j]).norm()) for i, j in pairs])
+    assert cdnv(means, v, exponent=0.5) == pytest.approx(expected, rel=1e-12)
+    unit = nn.functional.normalize(means - means.mean(0), dim=1)
+    riesz = np.array([float((unit[i] - unit[j]).norm()) ** -5 for i, j in pairs])
+    assert pair_statistics(means, "riesz") == pytest.approx((riesz.mean(), riesz.var()), rel=1e-10)
+    assert pair_statistics(torch.from_numpy(simplex_etf(5)), "dist")[1] == pytest.approx(0, abs=1e-20)
+    with pytest.raises(ValueError, match="kernel = 'cosine' is not allowed: use dist, log, riesz"):
+        pair_statistics(means, "cosine")
+
+
+def test_many_classes_go_in_blocks(monkeypatch):
+    means, v = torch.randn(50, 7), torch.rand(50)
+    expected = [cdnv(means, v), *pair_statistics(means), *pair_statistics(means, "log")]
+    monkeypatch.setattr(
+        "ncutils.measuring._blocks", lambda rows: torch.arange(len(rows)).split(7)
+    )  # instead of one block
+    got = [cdnv(means, v), *pair_statistics(means), *pair_statistics(means, "log")]
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("keep", [0, None])
+def test_test_set_and_other_data(keep):
+    data, test, other, model = digits(), digits(70, 5, spread=2), torch.randn(30, SIZE), network()
+    got = measure(model, batches(data), test=batches(test), ood=[other[:20], other[20:]], keep=keep)
+    with torch.no_grad():
+        h, new, away = (model[:-1](x) for x in (data[0], test[0], other))
+        mu = class_means(h, data[1], K)
+        weight, bias = model[-1].weight, model[-1].bias
+        assert got["nc4_test"] == nc4(new, mu, weight)
+        assert got["nc4_bias_test"] == nc4(new, mu, weight, bias)
+        assert got["accuracy_test"] == pytest.approx(
+            float((model(test[0]).argmax(1) == test[1]).double().mean())
+        )
+    cosines = torch.cosine_similarity(mu, away.double().mean(0)[None])
+    assert got["nc5"] == pytest.approx(float(cosines.abs().mean()), rel=1e-6)
+    m, d = (mu - mu.mean(0)).numpy(), (new - mu[test[1]]).double().numpy()
+    within = d.T @ d / len(d)
+    assert got["nc1_test"] == pytest.approx(
+        np.trace(within @ np.linalg.pinv(m.T @ m / K, 1e-10)) / K, rel=1e-5
+    )
+    assert got["nc1_quotient_test"] == pytest.approx(np.trace(within) / np.trace(m.T @ m / K), rel=1e-5)
+    assert got["nearest_mean_test"] == pytest.approx(
+        float((torch.cdist(new.double(), mu).argmin(1) == test[1]).double().mean())
+    )
+    for labelled in ([(other, None)], [(other, "no labels")], [{"input": other, "labels": None}]):
+        assert measure(model, batches(data), ood=labelled)["nc5"] == pytest.approx(got["nc5"], rel=1e-6)
+
+
+def test_layers_by_name_or_module_with_class_means_for_weights():
+    """The layer before a ReLU that works in place keeps its own output."""
+    data, model = digits(), network()
+    got = measure(model, batches(data), layers=["0", model[3]], test=batches(data))
+    assert list(got.frame.index) == ["0", "3", "4"]
+    with torch.no_grad():
+        for name, h in (("0", model[0](data[0])), ("3", model[:4](data[0]))):
+            mu = class_means(h, data[1], K)
+            expected = nc_metrics(h, data[1], (mu - mu.mean(0)).float())
+            assert_same(got.frame.loc[name], {n: expected[n] for n in ("nc1", "nc2", "nc2n", "nc2a")}, 1e-6)
+            right = (torch.cdist(h.double(), mu).argmin(1) == data[1]).double().mean()
+            assert got.frame.loc[name, "nearest_mean"] == pytest.approx(float(right))
+            assert got.frame.loc[name, "nearest_mean_test"] == pytest.approx(float(right))
+    assert got.frame.loc["0", ["nc0", "nc3", "nc4"]].isna().all()
+    assert got.frame.loc["4"].to_dict() == pytest.approx(dict(got))
+
+
+class Wrapped(nn.Module):
+    """What a model may return, and how it may be called."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.net, self.unused = kind, network(), nn.Linear(3, 3)
+
+    def forward(self, x, scale=None, **ignored):
+        logits = self.net(x if scale is None else x * scale)
+        return {"dict": {"logits": logits}, "tuple": (logits, x), "none": None}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "none"])
+def test_what_the_model_returns_does_not_matter(kind):
+    data = digits()
+    got = measure(Wrapped(kind), batches(data))
+    assert got.head == "net.4"
+    assert_same(got, by_hand(network(), data), 1e-6)
+
+
+def test_inputs_by_name_and_in_several_parts():
+    data, model = digits(), Wrapped("dict")
+    expected = by_hand(network(), (2 * data[0], data[1]))
+    named = [{"x": x, "scale": torch.tensor(2.0), "labels": y} for x, y in batches(data)]
+    assert_same(measure(model, named), expected, 1e-6)
+    assert_same(measure(model, [((x, torch.tensor(2.0)), y) for x, y in batches(data)]), expected, 1e-6)
+    assert_same(measure(model, [(x, y[:, None]) for x, y in batches(data)]), by_hand(network(), data), 1e-6)
+
+
+def test_one_class_for_each_token():
+    """Features [n, T, p] with labels [n, T]."""
+    x, y = digits(144)
+    loader = [(x.reshape(12, 12, SIZE), y.reshape(12, 12))]
+    assert_same(measure(network(), loader), by_hand(network(), (x, y)), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        lambda model: nn.DataParallel(model),
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+        lambda model: (model.compile(backend="eager"), model)[1],
+    ],
+    ids=["compiled", "DataParallel", "both", "compiled in place"],
+)
+def test_wrapped_models(wrap):
+    data, model = digits(), wrap(network())
+    model(data[0])  # compiled before anyone looks
+    got = measure(model, batches(data), layers=["1"], keep=0)
+    assert_same(got, by_hand(network(), data), 1e-6)
+    assert list(got.frame.index) == ["1", "4"]
+
+
+def test_a_part_that_is_compiled():
+    data, model = digits(), network()
+    model[2] = torch.compile(model[2], backend="eager")
+    model(data[0])
+    assert_same(measure(model, batches(data)), by_hand(network(), data), 1e-6)
+
+
+@pytest.mark.parametrize("keep", [0, None])
+def test_bf16_autocast_around_the_call(keep):
+    """Features are the network's, in bfloat16; their sums and products are not."""
+    data, model = digits(), network()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        h = model[:-1](data[0])
+        got = measure(model, batches(data), keep=keep)
+    assert h.dtype == torch.bfloat16
+    expected = nc_metrics(h, data[1], model[-1].weight, model[-1].bias)
+    assert_same(got, expected, 1e-6)
+    assert got["nc1"] != pytest.approx(by_hand(model, data)["nc1"], rel=1e-6)
+
+
+def test_the_model_is_left_as_it_was():
+    data = digits()
+    model = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, K))
+    model.train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    order = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(*data), 16, shuffle=True, generator=order)
+    states = torch.get_rng_state(), order.get_state()
+    measure(model, loader, test=loader, keep=0)
+    assert [m.training for m in model.modules()] == [True, True, False, True, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), states[0]) and torch.equal(order.get_state(), states[1])
+    assert not any(m._forward_hooks for m in model.modules())
+    with pytest.raises(ValueError, match="no sample"):
+        measure(model, batches((data[0], data[1].clamp(max=2))))
+    assert model.training and not any(m._forward_hooks for m in model.modules())
+
+
+def test_features_on_a_device_without_float64_are_summed_on_the_cpu():
+    assert _Network(network(), None, None, torch.device("mps")).place == torch.device("cpu")
+    assert _Network(network(), None, None, torch.device("cuda:1")).place == torch.device("cuda:1")
+
+
+def test_three_lines_for_a_resnet_and_a_picture():
+    model = torchvision.models.resnet18(num_classes=3)
+    loader = DataLoader(TensorDataset(torch.randn(24, 3, 32, 32), torch.arange(24) % 3), 8, shuffle=True)
+    got = measure(model, loader, layers=["layer1", "layer4"])
+    with torch.no_grad():
+        headless = torchvision.models.resnet18(num_classes=3)
+        headless.load_state_dict(model.state_dict())
+        weight, headless.fc = headless.fc, nn.Identity()
+        x, y = loader.dataset.tensors
+        expected = nc_metrics(headless.eval()(x), y, weight.weight, weight.bias)
+    assert_same(got, expected, 1e-5)
+    assert got.head == "fc" and re.match(r"fc: N = 24, p = 512, K = 3\n", str(got)) and "nc2wac" in repr(got)
+    assert len(got.plot().axes) == 5 and "<table" in got._repr_html_()
+    assert got.frame.shape[0] == 3 and isinstance(got, dict) and set(KEYS) <= set(got)
+    assert len(measure(model, loader).plot().axes) == 4
+
+
+def test_a_row_for_each_class():
+    data, model = digits(), network()
+    got = measure(model, batches(data))
+    with torch.no_grad():
+        h, w = model[:-1](data[0]).double(), model[-1].weight.double()
+    mu = torch.stack([h[data[1] == k].mean(0) for k in range(K)])
+    m = mu - mu.mean(0)
+    of = got.classes
+    assert of["n"].tolist() == torch.bincount(data[1]).tolist()
+    assert of["variance"].to_numpy() == pytest.approx(
+        [float((h - mu[k])[data[1] == k].square().sum(1).mean()) for k in range(K)], rel=1e-5
+    )
+    assert of["cosine"].to_numpy() == pytest.approx(torch.cosine_similarity(w, m).numpy(), rel=1e-6)
+    assert of["distance"].to_numpy() == pytest.approx(np.sqrt(2 - 2 * of["cosine"]), rel=1e-6)
+    assert of["mean_norm"].to_numpy() == pytest.approx(m.norm(dim=1).numpy(), rel=1e-6)
+    assert (of["n"] * of["nc4"]).sum() / 150 == pytest.approx(got["nc4"])
+    assert got.means.numpy() == pytest.approx(mu.numpy(), abs=1e-6)
+
+
+def test_tracker_keeps_one_measurement_a_call():
+    data, model = digits(), network()
+    tracker = Tracker(model, batches(data), layers=["1"])
+    with pytest.raises(ValueError, match="nothing was measured yet"):
+        _ = tracker.frame
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    first = tracker()
+    for _ in range(50):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    second = tracker(50)
+    assert tracker.at == [0, 50] and tracker.measurements == [first, second]
+    assert tracker.frame.loc[(50, "4"), "nc1"] == second["nc1"] < first["nc1"]
+    assert list(tracker.frame.index) == [(0, "1"), (0, "4"), (50, "1"), (50, "4")]
+    lines = tracker.plot().axes[0].lines
+    assert [line.get_label() for line in lines] == ["nc0 over its first", "nc1", "nc2", "nc3"]
+    assert list(lines[1].get_ydata()) == [first["nc1"], second["nc1"]]
+    with pytest.raises(ValueError, match=r"names = \['nc9'\] were not measured"):
+        tracker.plot(["nc9"])
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Augmentation: other inputs at each pass."""
+
+    def __init__(self, data, size):
+        self.data, self.size = data, size
+
+    def __len__(self):
+        return len(self.data[1])
+
+    def __getitem__(self, i):
+        x, y = self.data
+        return x[i] + self.size * torch.randn(SIZE), y[i]
+
+
+def test_a_second_pass_with_other_samples_is_detected():
+    data, model = digits(), network()
+    sentence = "loader gave other samples at its second pass"
+    for loader in (
+        DataLoader(Noisy(data, 0.1), 16),
+        DataLoader(TensorDataset(*data), 16, shuffle=True, drop_last=True),
+        DataLoader(
+            TensorDataset(*data), 16, sampler=torch.utils.data.RandomSampler(data[1], replacement=True)
+        ),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            measure(model, loader, keep=0)
+        measure(model, loader)  # features that are kept are the same
+    half = digits(151)
+    with torch.autocast("cpu", torch.bfloat16):
+        loader = DataLoader(TensorDataset(*half), 16, shuffle=True)
+        measure(model, loader, keep=0)
+        with pytest.raises(ValueError, match=sentence):
+            measure(model, DataLoader(Noisy(data, 1.0), 16), keep=0)
+
+
+class Stream(IterableDataset):
+    """A data set without a length."""
+
+    def __iter__(self):
+        return zip(*digits())
+
+
+def test_a_loader_without_a_length():
+    assert_same(measure(network(), DataLoader(Stream(), 16), keep=0), by_hand(network(), digits()), 1e-6)
+
+
+X, Y = digits()
+TWICE = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("model", "loader", "options", "sentence"),
+    [
+        (
+            network(),
+            (b for b in batches((X, Y))),
+            {},
+            "loader must give its batches each time.*generator does not",
+        ),
+        (
+            network(),
+            batches((X, Y)),
+            {"test": iter([])},
+            "test must give its batches each time.*list_iterator",
+        ),
+        (network(), 3, {}, "loader must give its batches.*int does not"),
+        (network(), [], {}, "loader gave no batch"),
+        (network(), batches((X, Y)), {"test": []}, "test gave no sample"),
+        (network(), batches((X, Y)), {"ood": []}, "ood gave no sample"),
+        (TWICE, batches((X, Y)), {}, "model has no torch.nn.Linear: name its last layer with head"),
+        (len, batches((X, Y)), {}, "model must be a torch.nn.Module, got builtin_function"),
+        (network(), batches((X, Y)), {"head": "fc"}, "head = 'fc' is no module of the model.*0, 1, 2, 3, 4"),
+        (
+            network(),
+            batches((X, Y)),
+            {"head": "3"},
+            r"head = '3' must be a linear layer, with a weight \[K, p\]",
+        ),
+        (Wrapped("none"), batches((X, Y)), {"head": "unused"}, "head did not run: none of unused"),
+        (Wrapped("none"), batches((X, Y)), {"layers": ["unused"]}, r"layers = \['unused'\] did not run"),
+        (network(), batches((X, Y)), {"layers": ["9"]}, "layers = '9' is no module of the model"),
+        (network(), batches((X, Y + 1)), {}, r"labels of loader must lie in \[0, 4\).*found 1 to 4"),
+        (network(), batches((X, Y - 1)), {}, r"labels of loader must lie in \[0, 4\).*found -1"),
+        (network(), batches((X, Y)), {"test": batches((X, Y + 9))}, r"labels of test must lie in \[0, 4\)"),
+        (network(), batches((X, Y.double())), {}, "labels of loader must be integers, got torch.float64"),
+        (network(), [(X, Y[:5])], {}, r"labels of loader must be one for each of 150 features, got \[5\]"),
+        (network(), batches((X, Y.clamp(max=2))), {}, "class 3 of 4 has no sample"),
+        (network(), [X], {}, r"loader must give batches \(inputs, labels\).*got Tensor"),
+        (network(), [(X, Y, Y)], {}, r"loader must give batches \(inputs, labels\).*got 3 parts"),
+        (network(), [{"x": X}], {}, r"loader must give batches \(inputs, labels\).*got a mapping with x"),
+        (network(), batches((X * float("nan"), Y)), {}, "features hold NaN or infinity"),
+        (network(), batches((X, Y)), {"device": "nowhere"}, "device = 'nowhere' is not to be had here"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(model, loader, options, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        measure(model, loader, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_features_whose_width_changes_are_refused():
+    """A layer before the pooling, and images of two sizes."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, K))
+    images = [(torch.randn(8, 1, size, size), torch.arange(8) % K) for size in (4, 5)]
+    measure(model, images)
+    with pytest.raises(ValueError, match="layer '0' gave 75 features for a batch of loader, 48 before"):
+        measure(model, images, layers=["0"])
+    with pytest.raises(ValueError, match="layer '0' gave 75 features for a batch of ood, 48 before"):
+        measure(model, images[:1], layers=["0"], ood=images[1:])
+
+
+MEMORY = """
+import resource, torch
+from ncutils import measure
+N, p, K = 100_000, 512, 10
+class Loader:  # makes its batches as it goes
+    def __iter__(self):
+        g = torch.Generator().manual_seed(0)
+        for i in range(0, N, 500):
+            yield torch.randn(500, p, generator=g), torch.arange(i, i + 500) % K
+class Few(Loader):
+    def __iter__(self):
+        return iter(list(zip(range(4), super().__iter__())) and [b for _, b in zip(range(4), super().__iter__())])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+head = torch.nn.Linear(p, K)
+measure(head, Few(), keep=0)
+before = peak()
+measure(head, Loader(), keep=0)
+print(peak() - before)
+"""
+
+
+def test_streaming_takes_no_memory_of_the_features_size():
+    """205 MB of features pass through; what a few batches need was taken before."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30
+
+
+def test_public_names():
+    assert {"measure", "Tracker", "Measurement"} <= set(ncutils.__all__)
+    assert ncutils.measure is measure and ncutils.Tracker is Tracker
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    """The library that the paper's released code uses, from a checkout that NCUTILS_PEER names."""
+    folder = os.environ.get("NCUTILS_PEER", "")
+    if not Path(folder, "neural_collapse", "measure.py").is_file():
+        pytest.skip(
+            f"needs a checkout of rhubarbwu/neural-collapse in NCUTILS_PEER, which is {folder or 'not set'}"
+        )
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(folder)
+    from neural_collapse import accumulate, kernels, measure
+
+    return accumulate, kernels, measure
+
+
+@pytest.mark.parametrize("epochs", [0, 30])
+def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
+    """To its float32, of an untrained network and of one whose training accuracy is 100 %."""
+    accumulate, kernels, theirs = peer
+    data, test, other, model = digits(400), digits(100, 5), digits(80, 6, spread=3)[0] + 1, network(width=16)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(10 * epochs):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    ours = measure(model, batches(data), test=batches(test), ood=[other])
+    with torch.no_grad():
+        h, new, away = (model[:-1](x) for x in (data[0], test[0], other))
+    w = model[-1].weight.detach()
+    of_means = accumulate.MeanAccumulator(K, 16)
+    of_means.accumulate(h, data[1])
+    means, centre = of_means.compute()
+    within, norms = (
+        make(K, 16, M=means) for make in (accumulate.CovarAccumulator, accumulate.VarNormAccumulator)
+    )
+    within.accumulate(h, data[1], means)
+    norms.accumulate(h, data[1], means)
+    decisions = accumulate.DecAccumulator(K, 16, M=means, W=w)
+    decisions.accumulate(new, test[1], w, means)
+    of_other = accumulate.MeanAccumulator(K, 16)
+    of_other.accumulate(away, torch.arange(80) % K)
+    expected = {
+        "nc1_pinv": theirs.covariance_ratio(within.compute(), means, centre),
+        "nc1_svd": theirs.covariance_ratio(within.compute(), means, centre, "svd"),
+        "nc1_quotient": theirs.covariance_ratio(within.compute(), means, centre, "quotient"),
+        "nc1_cdnv": theirs.variability_cdnv(norms.compute()[0], means),
+        "nc2": theirs.simplex_etf_error(means, centre),
+        "nc2w": theirs.structure_error(w, w),
+        "nc2m": theirs.self_duality_error(w, means, centre),
+        "gnc2_dist": kernels.kernel_stats(means, centre)[1],
+        "gnc2_log": kernels.kernel_stats(means, centre, kernel=kernels.log_kernel)[1],
+        "unc3": float(theirs.similarities(w, means, centre).var()),
+        "nc4_test": theirs.clf_ncc_agreement(decisions),
+        "nc5": theirs.orthogonality_deviation(means, of_other.compute()[1]),
+    }
+    for name, value in expected.items():
+        assert ours[name] == pytest.approx(value, rel=2e-4, abs=1e-6), name
+    assert ours.classes["cosine"].to_numpy() == pytest.approx(
+        theirs.similarities(w, means, centre, cos=True).numpy(), rel=1e-3, abs=1e-5
+    )
+    assert ours.classes["distance"].to_numpy() == pytest.approx(
+        theirs.distance_norms(w, means, centre).numpy(), rel=1e-3
+    )
+    assert ours.classes["mean_norm"].to_numpy() == pytest.approx(
+        theirs.mean_norms(means, centre).numpy(), rel=1e-4
+    )
+    assert pair_statistics(ours.means, "riesz") == pytest.approx(
+        kernels.kernel_stats(means, centre, kernel=kernels.riesz_kernel), rel=1e-2
+    )
