@@ -206,8 +206,9 @@ def make_optimizer(
     this project's means, its own decay off; `momentum` is its momentum or first beta, and all else its own (`beta2` and
     `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
     (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
-    differently (None: as all else), and with `centre_head` "step" the mean row of W is taken off after each step. Decoupled
-    decay reads lr from the parameter group at each step, so schedules apply to it.
+    differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
+    "gradient" before each: there it is the rounding of a softmax near 0 and 1. Decoupled decay reads lr from the parameter
+    group at each step, so schedules apply to it.
     """
     if decay_on not in ("all", "matrices"):
         raise ValueError(f"decay_on = {decay_on!r} is not allowed: use 'all' or 'matrices'")
@@ -245,6 +246,8 @@ def make_optimizer(
                 group["lr_share"] = group["lr"] / lr
         optimizer = build(groups, lr=lr, **options)
     optimizer.register_step_pre_hook(_decay_decoupled)
+    if centre_head == "gradient":
+        optimizer.register_step_pre_hook(lambda *_: _centre(head[0].grad))
     if rule not in RULES and any(group["coupled_wd"] for group in groups):
         optimizer.register_step_pre_hook(_decay_coupled)
     if centre_head == "step":
@@ -275,5 +278,6 @@ def _decay_coupled(optimizer, args, kwargs) -> None:
 
 
 @torch.no_grad()
-def _centre(weight: torch.Tensor) -> None:
-    weight -= weight.mean(0)
+def _centre(weight: torch.Tensor | None) -> None:
+    if weight is not None:
+        weight -= weight.mean(0)

@@ -91,7 +91,9 @@ class Run(BaseModel):
     )
     head_coupled_wd: float | None = Field(None, ge=0, description="of the classifier; None: coupled_wd")
     head_decoupled_wd: float | None = Field(None, ge=0, description="of the classifier; None: decoupled_wd")
-    centre_head: Literal["never", "step"] = Field("never", description="mean row of W off after each step")
+    centre_head: Literal["never", "step", "gradient"] = Field(
+        "never", description="takes the mean row off W after each step, or off its gradient before each"
+    )
 
     @model_validator(mode="after")
     def _rule_fits(self) -> Run:

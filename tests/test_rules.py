@@ -243,6 +243,22 @@ def test_a_centred_head_changes_nothing_but_nc0_under_decoupled_decay():
     assert abs(centred.final["nc3"] - free.final["nc3"]) > 1e-3
 
 
+@pytest.mark.parametrize("rule", ["adam", "lion"])
+def test_a_centred_gradient_has_no_row_sum(rule):
+    """The rule sees the gradient less its mean row, and coupled decay after that."""
+    head = [torch.nn.Parameter(torch.randn(3, 5, dtype=torch.float64)), torch.nn.Parameter(torch.zeros(3))]
+    twin = torch.nn.Parameter(head[0].detach().clone())
+    common = {"lr": 0.1, "momentum": 0.9, "coupled_wd": 0.3}
+    centred = make_optimizer(head, rule, head=head, centre_head="gradient", **common)
+    plain = make_optimizer([twin], rule, **common)
+    for _ in range(3):
+        head[0].grad = torch.randn(3, 5, dtype=torch.float64) + 1
+        twin.grad = head[0].grad - head[0].grad.mean(0)
+        centred.step()
+        plain.step()
+    torch.testing.assert_close(head[0], twin, rtol=1e-12, atol=1e-14)
+
+
 def test_under_coupled_decay_a_centred_head_changes_the_rest():
     """The decay of the mean row enters Adam's second moments: the gauge feeds back."""
     common = QUICK | {"epochs": 20, "measure": "ends"}
@@ -282,7 +298,10 @@ def test_under_coupled_decay_a_centred_head_changes_the_rest():
         ({"options": {"nesterov": {}}}, r"options = .* is not allowed: it must be a mapping"),
         ({"rule": "lion", "options": {"betas": [0.9, float("nan")]}}, r"it must be a mapping"),
         ({"head_coupled_wd": -1}, r"head_coupled_wd = -1 is not allowed"),
-        ({"centre_head": "often"}, r"centre_head = 'often' is not allowed: it must be 'never' or 'step'"),
+        (
+            {"centre_head": "often"},
+            r"centre_head = 'often' is not allowed: it must be 'never', 'step' or 'gradient'",
+        ),
     ],
 )
 def test_bad_rules_are_refused_in_a_sentence(fields, sentence):

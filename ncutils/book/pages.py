@@ -169,7 +169,9 @@ def _list(default: list, value) -> list:
         return [_list([0.0], v) for v in value]
     if isinstance(default[0], str):
         if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-            raise ValueError("it must be a list of names, which papermill's -p cannot give: -y '{NAME: [a, b]}' can")
+            raise ValueError(
+                "it must be a list of names, which papermill's -p cannot give: -y '{NAME: [a, b]}' can"
+            )
         return value
     values = value if isinstance(value, list) else [value]
     if not values:
