@@ -257,6 +257,10 @@ def _check_finite(name: str, value) -> None:
 
 def _check_classifier(weight, bias, features) -> None:
     _check("weight", weight, 2)
+    if bias is not None:
+        _check("bias", bias, 1)
+    if any(t is not None and t.device != features.device for t in (weight, bias)):
+        raise ValueError("features, labels, weight and bias must be on one device")
     if weight.shape[1] != features.shape[1]:
         raise ValueError(
             f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}"
@@ -265,12 +269,9 @@ def _check_classifier(weight, bias, features) -> None:
         raise ValueError(f"weight has {len(weight)} row; neural collapse needs K >= 2 classes")
     _check_finite("weight", weight)
     if bias is not None:
-        _check("bias", bias, 1)
         _check_finite("bias", bias)
         if bias.shape != weight.shape[:1]:
             raise ValueError(f"bias must be [{len(weight)}] like the rows of weight, got {list(bias.shape)}")
-    if any(t is not None and t.device != features.device for t in (weight, bias)):
-        raise ValueError("features, labels, weight and bias must be on one device")
 
 
 def _check_means(means, weight) -> None:

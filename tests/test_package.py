@@ -1,0 +1,99 @@
+"""The wheel and the source archive, tried where the clone is not: in an environment of their own and an empty folder."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+USE = """
+import torch, ncutils
+from ncutils import Run, Store, measure, train
+assert ncutils.__file__.startswith({where!r}), ncutils.__file__
+loader = [(torch.randn(8, 3, 8, 8), torch.arange(8) % 4)]
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 16), torch.nn.Linear(16, 4))
+found = measure(model, loader)
+found.plot().savefig("picture.png")
+from ncutils.sweeps import train_all
+train_all([Run(epochs=1, width=2, measure="ends")])
+print(len(list(Store().histories())), found["nc0"] > 0)
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the wheel and the source archive of what git knows of this clone, built where there is no git."""
+    if not importlib.util.find_spec("setuptools_scm"):
+        pytest.skip("needs setuptools-scm, which builds the package")
+    sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("dist")
+    names = run("git", "ls-files", cwd=ROOT).splitlines()
+    for name in names:
+        if not name.startswith("results/"):
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            (sources / name).write_bytes((ROOT / name).read_bytes())
+    hooks = "import sys; from setuptools import build_meta as b; out = sys.argv[1]; b.build_sdist(out); b.build_wheel(out)"
+    run(sys.executable, "-c", hooks, out, cwd=sources)
+    return out
+
+
+def test_the_archives_hold_the_library_and_no_more(built):
+    wheel, archive = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
+    names = zipfile.ZipFile(wheel).namelist()
+    code = {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/**/*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == code | {"ncutils/py.typed"}
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+        "fallback_version"
+    ]
+    assert wheel.name == f"ncutils-{fallback}-py3-none-any.whl"
+    with tarfile.open(archive) as opened:
+        held = {name.partition("/")[2] for name in opened.getnames()}
+    assert code <= held and {"pyproject.toml", "LICENSE", "README.md"} <= held
+
+
+def test_the_wheel_alone_measures_trains_and_lists_runs(built, tmp_path):
+    """In an environment that has this one's packages, but its own ncutils, started in an empty folder."""
+    venv.create(tmp_path / "env", with_pip=False)
+    where = Path(
+        run(
+            tmp_path / "env/bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"
+        ).strip()
+    )
+    (where / "others.pth").write_text(str(Path(torch.__file__).parents[1]))
+    python = tmp_path / "env/bin/python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--ignore-installed")
+    run(*pip, "--no-deps", "--no-index", next(built.glob("*.whl")))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NCUTILS_RUNS", "NCUTILS_DATA")}
+    where_used = {"cwd": empty, "env": kept | {"MPLBACKEND": "Agg"}}
+    assert run(python, "-c", USE.format(where=str(tmp_path)), **where_used).split() == ["1", "True"]
+    listed = run(python, "-m", "ncutils", "runs", **where_used)
+    assert re.search(r"SGD\s+resnet9\s+2\s+digits", listed)
+    assert run(tmp_path / "env/bin/ncutils", "runs", **where_used) == listed
+    assert sorted(p.name for p in empty.iterdir()) == ["picture.png", "runs"]
+
+
+def test_how_to_cite_is_valid_yaml_and_the_changes_name_the_fallback_version():
+    cite = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(cite)
+    assert cite["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+        "fallback_version"
+    ]
+    assert f"\n## {fallback}\n" in (ROOT / "CHANGELOG.md").read_text()
