@@ -33,7 +33,14 @@ FIGURES = {
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
 FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
 FIGURES |= {"04_explore": 0, "15_vit": 5, "16_imagenet": 2, "18_your_model": 1, "19_your_optimizer": 1}
-FIGURES |= {"20_tested": 0, "21_costs": 1, "22_gauge": 5, "24_paper_and_code": 1, "26_playground": 0}
+FIGURES |= {
+    "20_tested": 0,
+    "21_costs": 1,
+    "22_gauge": 5,
+    "23_which_optimizers": 2,
+    "24_paper_and_code": 1,
+    "26_playground": 0,
+}
 # Widgets that a chapter shows
 EXPLORERS = dict.fromkeys(
     ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm"), 1
@@ -45,6 +52,13 @@ common: {epochs: 12, width: 4}
 entries:
   - {arch: [resnet9, mlp], optimizer: [SGD, SGDW], lr: 0.0679, wd: [0, 0.01, 0.05]}
   - {arch: [resnet9, mlp], optimizer: [Adam, Signum, AdamW, SignumW], lr: 0.005, wd: [0, 0.01, 0.05]}
+"""
+INTERVENTIONS = """
+common: {epochs: 12, width: 4, lr: 0.005}
+entries:
+  - {optimizer: [Adam, Signum], wd: 0.05, centre_head: [never, step]}
+  - {optimizer: [AdamW, SignumW], wd: 5, centre_head: [never, step]}
+  - {optimizer: Adam, wd: 0.05, head_coupled_wd: 0, head_decoupled_wd: 5}
 """
 CHARTS = {"02_weight_decay": 1, "12_regression": 1}
 CHART = "application/vnd.vegalite.v6+json"
@@ -87,7 +101,9 @@ def text_of(path):
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
+    (tmp_path / "interventions.yaml").write_text(INTERVENTIONS)
     small = SMALL | {"epochs_before": 12, "image_size": 16, "grid": tmp_path / "grid.yaml", "train": True}
+    small["interventions"] = tmp_path / "interventions.yaml"
     small = {name: value for name, value in small.items() if name in declared(chapter)}
     done = papermill(chapter, tmp_path / "out.ipynb", **small)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -218,6 +234,7 @@ TAKEN = {
     int: [("1e2", 100), (100.0, 100), ("100", 100)],
     list: [(0.3, [0.3]), ("1e-3", [0.001]), (["1e-3", 0.1], [0.001, 0.1])],
     type(None): [("100", 100), (100.0, 100), (None, None)],
+    "names": [(["lion"], ["lion"]), (["adam", "muon-all"], ["adam", "muon-all"])],
 }
 REFUSED = {
     float: ["high", None, True, [], {}, math.nan, math.inf, "nan", "inf", "0,1", ""],
@@ -227,6 +244,7 @@ REFUSED = {
     bool: [1, 0, "true", "false", None],
     str: [1, 0.5, None, ["digits"]],
     type(None): [True, [1], {}, 1.5],
+    "names": ["[adam, lion]", "adam", 0.3, True, None, [], {}, [1], [None], ["Lion"], ["adam", "lions"]],
 }
 
 
@@ -239,18 +257,21 @@ def test_every_parameter_of_every_chapter_is_read_as_its_kind_or_refused_before_
     assert check_parameters([source], defaults) == defaults
     for name, default in defaults.items():
         nested = isinstance(default, list) and isinstance(default[0], list)
-        for given, wanted in TAKEN.get(type(default), []) if not nested else []:
+        kind = "names" if isinstance(default, list) and isinstance(default[0], str) else type(default)
+        for given, wanted in TAKEN.get(kind, []) if not nested else []:
             if name == "momentum" and wanted == 5:  # out of its range
                 continue
             found = check_parameters([source], defaults | {name: given})[name]
             assert found == wanted and (found is None or not isinstance(found, str)), (name, given)
             if isinstance(default, int):
                 assert type(found) is int
-        for given in REFUSED[type(default)]:
+        for given in REFUSED[kind]:
             if given is None and name in ("n_train", "n_test", "image_size"):
                 assert check_parameters([source], defaults | {name: None})[name] is None
                 continue
-            with pytest.raises(ValueError, match=f"^{name} = .* is not allowed: it must ") as error:
+            with pytest.raises(
+                ValueError, match=f"^{name} = .* is not allowed: (it must|did you mean) "
+            ) as error:
                 check_parameters([source], defaults | {name: given})
             assert "\n" not in str(error.value)
 

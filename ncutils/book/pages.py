@@ -19,7 +19,7 @@ from ncutils.analysis import Groups, once, regression, stored_grid
 from ncutils.book import figures
 from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
-from ncutils.optimizers import NAMES
+from ncutils.optimizers import NAMES, RULES, find_rule
 from ncutils.runs import History, Run, shorten, unknown
 from ncutils.store import Store
 from ncutils.sweeps import train_all
@@ -172,11 +172,20 @@ def _list(default: list, value) -> list:
             raise ValueError(
                 "it must be a list of names, which papermill's -p cannot give: -y '{NAME: [a, b]}' can"
             )
+        for rule in value:
+            _known_rule(rule)
         return value
     values = value if isinstance(value, list) else [value]
     if not values:
         raise ValueError("it must hold a number")
     return [_number(v) for v in values]
+
+
+def _known_rule(rule: str) -> None:
+    try:
+        RULES.get(rule) or find_rule(rule)
+    except ValueError as error:
+        raise ValueError(str(error).partition("is not allowed: ")[2]) from None
 
 
 def _number(value, whole: bool = False):
