@@ -2,19 +2,24 @@
 
 import copy
 import sys
+from pathlib import Path
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+import pytorch_optimizer
 import torch
 import torch.nn.functional as F
 
-from ncutils import theory, training
+from ncutils import census, theory, training
 from ncutils.models import mlp
 from ncutils.optimizers import RULES, find_rule, make_optimizer, set_lr
 from ncutils.runs import Run, exact_law, lr_per_step
 from ncutils.store import Store
 from ncutils.training import train
 
+ROOT = Path(__file__).resolve().parents[1]
 # What chapter 23 trains, and a rule with an option
 TRAINED = [
     "lars",
@@ -147,6 +152,58 @@ def test_muon_all_moves_the_head_by_near_orthogonal_steps(model):
     rank = torch.linalg.matrix_rank(gradient, rtol=1e-6)
     assert rank == 9  # of 10 rows that sum to zero
     assert moved[:rank].min() / moved[0] > 0.6 and moved[rank:].max() < 0.2 * moved[0]
+
+
+def test_theory_speaks_of_every_rule_that_the_libraries_name():
+    of_torch = {name.lower() for name, value in vars(torch.optim).items() if isinstance(value, type)}
+    known = {*RULES, *of_torch, *pytorch_optimizer.get_supported_optimizers()} - {"optimizer"}
+    said = theory.row_sums()
+    assert known <= set(said) and all(rule.removesuffix("-all") in known for rule in said)
+    classes = {"keeps", "exact", "scales", "breaks", "second copy", "untried"}
+    assert {what for what, _ in said.values()} == classes and all(why for _, why in said.values())
+
+
+def test_the_census_agrees_with_theory_or_the_page_says_why():
+    """Shipped leaks against what was read off the code; the exceptions are those that chapter 23 explains."""
+    notebook = nbformat.read(ROOT / "chapters" / "23_which_optimizers.ipynb", as_version=4)
+    chapter = "\n".join(cell.source for cell in notebook.cells)
+    leaks = pd.read_csv(ROOT / "results" / "census.csv", index_col="rule")
+    assert set(leaks.index) == set(theory.row_sums())
+    for rule, (what, _) in theory.row_sums().items():
+        found = leaks.loc[rule]
+        if what == "keeps" and np.isfinite(found["float64"]):
+            assert (
+                found["float64"] < 1e-10 and found["label_smoothing"] < 1e-10 and found["squared_error"] > 0.1
+            ), rule
+        if what == "breaks" and found["float64"] < 0.005:
+            assert f'"{rule}": "' in chapter, rule
+        if what != "untried" and not np.isfinite(found["float64"]):
+            assert isinstance(found["why_not"], str), rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "least", "most"), [("novograd", 0, 1e-14), ("lion", 0.1, 0.4), ("muon-all", 1e-3, 0.1)]
+)
+def test_a_leak_measured_anew_is_the_shipped_one(rule, least, most):
+    shipped = pd.read_csv(ROOT / "results" / "census.csv", index_col="rule").loc[rule, "float64"]
+    found = census.leak(rule)
+    assert least <= found <= most
+    assert found == pytest.approx(shipped, rel=0.2, abs=1e-14)
+
+
+def test_a_leak_is_the_share_of_the_row_sum():
+    """Of SGD on squared error, against numpy's own gradient descent."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(10, 64, generator=generator, dtype=torch.float64).numpy() / 2
+    y = np.arange(500) % 10
+    x = means[y] + torch.randn(500, 64, generator=generator, dtype=torch.float64).numpy()
+    start = torch.randn(10, 64, generator=generator, dtype=torch.float64).numpy() / 8
+    w, v = start.copy(), np.zeros_like(start)
+    for _ in range(5):
+        v = 0.9 * v + 2 * (x @ w.T - np.eye(10)[y]).T @ x / 5000
+        w -= 0.01 * v
+    expected = np.linalg.norm((w - start).sum(0)) / np.sqrt(10) / np.linalg.norm(w - start)
+    assert census.leak("sgd", loss="squared error", steps=5) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("rule", TRAINED)
