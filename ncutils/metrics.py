@@ -504,7 +504,9 @@ class Collapse:
 
     def spread_of_means(self) -> torch.Tensor:
         """`spread` [r] without what rounding the means added to it."""
-        too_much = self.counts.double() @ self.rounding.double().square()
+        too_much = torch.zeros_like(self.spread)
+        for n, rounding in zip(self.counts.split(256), self.rounding.split(256)):
+            too_much += n.double() @ rounding.double().square()
         return (self.spread - too_much).clamp_min(0)
 
 
@@ -570,12 +572,9 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
     norms["nc2w"] = torch.cat([(w_c[b] + w_mean).norm(dim=1) for b in blocks])
     of_w, of_w_c, of_m = (norms[n].norm() for n in ("nc2w", "nc2wc", "nc2"))
     w_along, m_along = w_c @ w_mean, centred @ w_mean  # with them Grams of W follow from those of W_c
-    m = u * s  # M^T in the basis V
-    if (
-        len(s) and s[-1] < 1e-4 * s[0]
-    ):  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
+    inexact = len(s) > 0 and bool(s[-1] < 1e-4 * s[0])
+    if inexact:  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
         vt = torch.linalg.qr(vt.T).Q.T
-        m = centred @ vt.T
     along = torch.dot(w_c.flatten(), centred.flatten()) / of_m**2
     of_pairs, off_span, in_span = centred.new_zeros(2), centred.new_zeros(()), centred.new_zeros(())
     near, clear, top = [], [], []
@@ -610,7 +609,8 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
         pairs = ((w / of_w, m_rows / of_m), (w_c_rows / of_w_c, m_rows / of_m))
         of_pairs += torch.stack([(one - another).square().sum() for one, another in pairs])
         off_span += (w_c_rows - inside @ vt).square().sum()
-        in_span += (inside - along * m[rows]).square().sum()
+        m = m_rows @ vt.T if inexact else u[rows] * s  # M^T in the basis V
+        in_span += (inside - along * m).square().sum()
     out = {name: of_k_by_k.value() for name, of_k_by_k in etf.items()}
     out["nc3"], out["nc3c"] = of_pairs.sqrt()
     for name, n, a in (("nc2", "nc2n", "nc2a"), ("nc2w", "nc2wn", "nc2wa"), ("nc2wc", "nc2wnc", "nc2wac")):

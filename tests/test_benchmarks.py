@@ -19,7 +19,7 @@ def run(script, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["metrics.py", "training_step.py", "many_runs.py"])
+@pytest.mark.parametrize("script", ["metrics.py", "many_classes.py", "training_step.py", "many_runs.py"])
 def test_a_benchmark_writes_rows(script, tmp_path):
     run(script, tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())
