@@ -1,5 +1,5 @@
 """`python -m ncutils sweep GRID.yaml` trains a grid, `runs` prints what is stored, `pack` copies stored runs into one file,
-`scoreboard` writes what the paper says and what is seen here into the first pages."""
+`scoreboard` writes what the paper says and what is seen here into the pages that say so."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         only = "only runs with, say, dataset=digits epochs=200"
         command.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help=only)
     board = commands.add_parser(
-        "scoreboard", help="write it into README.md and the first page, from results/"
+        "scoreboard", help="write it, the verdict and their digests into their pages, from results/"
     )
     board.set_defaults(call=_scoreboard)
     options = parser.parse_args(arguments)

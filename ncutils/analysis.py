@@ -119,9 +119,14 @@ def once(histories: list[History]) -> list[History]:
     return list(found.values())
 
 
-def valid(groups: Groups) -> list[History]:
-    """The runs of all groups that pass the paper's filter, each `once`."""
-    return once([h for histories in groups.values() for h in histories if h.valid])
+def valid(groups: Groups, least: float | None = None) -> list[History]:
+    """The runs of all groups that pass the paper's filter, each `once`; or those that did not diverge and have at least
+    this training accuracy."""
+    return once([h for histories in groups.values() for h in histories if _passes(h, least)])
+
+
+def _passes(history: History, least: float | None) -> bool:
+    return history.valid if least is None else not history.diverged and history.final["train_acc"] >= least
 
 
 def like(run: Run, *varied: str) -> tuple:
@@ -129,24 +134,29 @@ def like(run: Run, *varied: str) -> tuple:
     return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).values())
 
 
-def _valid(histories: list[History], *columns: str, varied: tuple[str, ...] = ()) -> pd.DataFrame:
+def _valid(
+    histories: list[History], *columns: str, varied: tuple[str, ...] = (), least: float | None = None
+) -> pd.DataFrame:
     """The valid runs as a table: what they are `like`, the fields of Run, wd, and these final metrics as floats."""
-    kept = valid({"": histories})
+    kept = valid({"": histories}, least)
     found = store.table(kept).assign(like=[like(h.run, *varied) for h in kept])
     # these columns where there is no run, too
     found = found.reindex(columns=["run", "like", *Run.model_fields, "wd", *columns])
     return found.astype(dict.fromkeys(("wd", *columns), float))
 
 
-def paired(coupled: list[History], decoupled: list[History], *columns: str) -> pd.DataFrame:
+def paired(
+    coupled: list[History], decoupled: list[History], *columns: str, least: float | None = None
+) -> pd.DataFrame:
     """Pairs of runs that differ in where the decay acts: a row a pair, what they are `like`, the fields of the decoupled
     run, its final metrics, and those of the coupled run, named NAME_coupled.
 
     Each valid decoupled run with decay is compared with a valid coupled one that agrees with it in all but rule and
     decay: that of the largest decay not above its own. Where the metric falls with coupled decay, as NC0 does, a smaller
     decay works for the coupled run's disadvantage. SGD without momentum is left out: there both decays are the same step.
+    `least` replaces the paper's filter as in `valid`.
     """
-    found = _of_two_decays(coupled, decoupled, *columns)
+    found = _of_two_decays(coupled, decoupled, *columns, least=least)
     found = found[(found["wd_coupled"] > 0) & (found["wd_coupled"] <= found["wd"])]
     return found.sort_values("wd_coupled", kind="stable").drop_duplicates("run", keep="last")
 
@@ -168,11 +178,11 @@ def paired_best(
     return _of_two_decays(best_of_each(coupled, by), best_of_each(decoupled, by), *columns)
 
 
-def _of_two_decays(coupled, decoupled, *columns) -> pd.DataFrame:
+def _of_two_decays(coupled, decoupled, *columns, least=None) -> pd.DataFrame:
     """All pairs of valid runs that agree in all but rule and decay, without SGD at momentum 0."""
-    second = _valid(decoupled, *columns)
+    second = _valid(decoupled, *columns, least=least)
     second = second[(second["rule"] != "sgd") | (second["momentum"] > 0)]
-    return second.merge(_valid(coupled, *columns), on="like", suffixes=("", "_coupled"))
+    return second.merge(_valid(coupled, *columns, least=least), on="like", suffixes=("", "_coupled"))
 
 
 def ratio_of_medians(

@@ -1,39 +1,51 @@
 """The scoreboard and the manifest say what the shipped results say, and nothing is typed by hand."""
 
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from ncutils import analysis
 from ncutils.__main__ import main
-from ncutils.book import claims, manifest, published, scoreboard
-from ncutils.book.claims import Seen
+from ncutils.book import claims, manifest, published, scoreboard, verdicts
+from ncutils.book.verdicts import Counted, Statement
 from ncutils.optimizers import OPTIMIZERS
+from ncutils.store import read_grid
 from tests.test_analysis import history
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "chapters/intro.md")
-
-
-@pytest.fixture
-def shipped(monkeypatch):
-    """The results that ship; no local run."""
-    monkeypatch.setattr("ncutils.store.project_folder", lambda name: ROOT / name)
+PAGES = ("README.md", "chapters/intro.md", "chapters/scoreboard.md", "chapters/verdict.md")
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
-    (folder / "chapters").mkdir()
+def stored():
+    """The table of the results that ship, without a local run: a test's own store is set after this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NCUTILS_RUNS", "/nowhere")
+        patch.setattr("ncutils.store.project_folder", lambda name: ROOT / name)
+        return claims.stored_runs()
+
+
+@pytest.fixture(scope="module")
+def board(stored):
+    return scoreboard.board(stored)
+
+
+@pytest.fixture
+def pages(tmp_path):
+    (tmp_path / "chapters").mkdir()
     for name in PAGES:
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
 
 
-def test_the_pages_hold_what_the_results_give(shipped, pages, monkeypatch):
+def test_the_pages_hold_what_the_results_give(stored, board, pages, monkeypatch):
+    monkeypatch.setattr("ncutils.book.claims.stored_runs", lambda: stored)
+    monkeypatch.setattr("ncutils.book.scoreboard.board", lambda _: board)
     monkeypatch.setattr("ncutils.__main__.project_folder", lambda name: pages / name)
     assert main(["scoreboard"]) == 0
     for name in PAGES:
@@ -42,32 +54,130 @@ def test_the_pages_hold_what_the_results_give(shipped, pages, monkeypatch):
         )
 
 
+THRESHOLDS = ("MINORITY", "LEVEL", "FEWEST", "CLOSE", "STILL", "MUCH", "UNRELATED", "ACCURACY")
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_a_threshold_does_not_move_without_the_page(monkeypatch, threshold):
+    page = (ROOT / "chapters/scoreboard.md").read_text("utf-8")
+    assert scoreboard.rule() in page
+    monkeypatch.setattr(verdicts, threshold, 2 * getattr(verdicts, threshold))
+    assert scoreboard.rule() not in page
+
+
+def test_every_threshold_is_on_the_page():
+    assert {
+        name for name, v in vars(verdicts).items() if name.isupper() and isinstance(v, float | int)
+    } == set(THRESHOLDS)
+
+
 def test_every_figure_and_table_has_a_line_and_a_page():
     figures, tables = ([f"{kind} {i}" for i in range(1, n + 1)] for kind, n in (("Figure", 45), ("Table", 5)))
-    assert claims.CLAIMS["item"].tolist() == figures + tables
+    named = [
+        f"{kind} {i}"
+        for item in claims.CLAIMS["item"]
+        for kind, numbers in [re.fullmatch(r"(Figure|Table)s? (.*)", item).groups()]
+        for i in re.findall(r"\d+", numbers)
+    ]
+    assert set(named) == set(figures + tables)
+    assert list(dict.fromkeys(n for n in named if named.count(n) == 1)) and len(named) == 50 + 5 * 6 + 1
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{page}" for page in claims.CLAIMS["page"]} <= pages
 
 
+def compared(values, one=None, other=None, like=None, **how) -> Statement:
+    n = len(values)
+    found = {
+        "like": like or range(n),
+        "one": one or [f"a{i}" for i in range(n)],
+        "other": other or [f"b{i}" for i in range(n)],
+    }
+    return Statement("", pd.DataFrame(found | {"value": values, "fixed": values}), **how)
+
+
 @pytest.mark.parametrize(
-    ("shares", "verdict"),
-    [([1.0, 0.9], "agree"), ([1.0, 0.89], "partly"), ([0.49, 0.0], "disagree"), ([0.5, 0.0], "partly")],
-)
-def test_verdicts(shares, verdict):
-    assert Seen("", shares, ["a run"]).verdict == verdict
-    assert Seen("", shares, []).verdict == "not run"
+    ("k", "n", "verdict"),
+    [
+        (0, 0, "not run"),
+        (3, 3, "not decided"),  # 44 to 100 %: an even split and a clear majority
+        (4, 4, "supported"),  # 51 to 100 %
+        (8, 10, "not decided"),  # 49 to 94 %
+        (16, 20, "supported"),  # 58 to 92 %
+        (15, 20, "mixed"),  # 53 to 89 %, under 80 %
+        (50, 100, "mixed"),  # 40 to 60 %
+        (4, 20, "against"),
+        (0, 4, "against"),
+    ],
+)  # fmt: skip
+def test_verdicts(k, n, verdict):
+    counted = Counted(k, n, n, n)
+    assert counted.verdict() == verdict
+    opposite = {"supported": "against", "against": "supported"}
+    assert not n or Counted(n - k, n, n, n).verdict() == opposite.get(verdict, verdict)
+    if n > 3:  # one setting and seed decides nothing
+        assert Counted(k, n, n, 1).verdict() == "not decided"
+
+
+def test_the_interval_is_wilsons_and_its_test_that_of_one_half():
+    for k, n in ((3, 7), (10, 10), (0, 4)):
+        low, high = Counted(k, n, n, n).interval
+        for bound in (low, high):  # |share - p| = z sqrt(p (1 - p) / n)
+            assert abs(k / n - bound) == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / n), abs=1e-6)
+    # 4 of 4: z = (1 - 1/2) / sqrt(1/4 / 4) = 2
+    assert Counted(4, 4, 4, 4).p == pytest.approx(0.0455, abs=1e-4)
+    # half as many independent ones: the interval of 4 in 4
+    assert Counted(8, 8, 4, 4).interval == Counted(4, 4, 4, 4).interval
+
+
+def test_comparisons_that_share_runs_are_fewer():
+    pairs = [(a, b) for a in range(6) for b in range(a)]
+    one, other = map(list, zip(*pairs))
+    statement = compared([1.0] * 15, one, other)
+    assert statement.counted().n == 15 and statement.counted().independent == 5
+    twice = compared([1.0] * 30, one + [a + 10 for a in one], other + [b + 10 for b in other])
+    assert twice.counted().independent == 10
+    star = compared([1.0] * 3, ["a", "b", "c"], ["d"] * 3)  # three runs against one
+    assert star.counted().independent == 3
+
+
+def test_what_goes_the_papers_way():
+    values = [np.log(3.0), np.log(1.5), -np.log(1.5), -np.log(3.0), np.nan]
+    assert (compared(values).counted().k, compared(values).counted().n) == (2, 4)
+    assert compared(values, factor=2.0).counted().k == 1
+    assert compared(values, factor=2.0).counted(times=2).k == 0
+    assert compared(values, factor=2.0, within=True).counted().k == 2
+    assert compared(values, factor=2.0, within=True).counted(times=2).k == 4
+    middle, low, high = compared([np.log(2.0)] * 6).effect()
+    assert middle == pytest.approx(2) and low == pytest.approx(2) and high == pytest.approx(2)
+    assert np.isnan(compared([1.0] * 6, ratios=False).effect()).all()
+
+
+def test_the_last_column_says_where_a_threshold_decides():
+    assert verdicts.moves(compared([1.0] * 20)) == ""
+    assert verdicts.moves(compared([1.0] * 17 + [-1.0] * 3)) == "mixed at half the minority"
+    near = compared([np.log(3.0)] * 5, factor=2.0, within=True)
+    assert verdicts.moves(near) == "supported at twice the factor's logarithm"
+
+
+def test_holm_corrects_within_a_family():
+    rows = [("one", compared([1.0] * n)) for n in (4, 9)] + [("other", compared([1.0] * 4))]
+    table = verdicts.judged(pd.DataFrame(rows, columns=["family", "statement"]))
+    p4, p9 = Counted(4, 4, 4, 4).p, Counted(9, 9, 9, 9).p
+    assert table["p"].tolist() == pytest.approx([p4, 2 * p9, p4])
 
 
 def test_a_store_without_runs_has_only_lines_that_were_not_run():
-    board = scoreboard.board()
-    assert len(board) == len(claims.CLAIMS) and set(board["verdict"]) == {"not run"}
-    assert set(board["sees"]) == {"no run of this setting is stored"} and set(board["scale"]) == {""}
+    table = scoreboard.board()
+    assert len(table) == len(claims.CLAIMS) and set(table["verdict"]) == {"not run"}
+    said = set(table["sees"]) - {"no run of this setting is stored", "0 of the six runs are stored"}
+    assert not said and set(table["scale"]) == {""}
+    assert len(scoreboard.verdict(table)) == 6
 
 
 def test_a_judge_that_fails_is_no_claim_that_was_not_run(monkeypatch):
     def looks(judge):
-        monkeypatch.setattr(scoreboard, "CLAIMS", claims.CLAIMS.head(1).assign(look=[judge]))
+        monkeypatch.setattr(claims, "CLAIMS", claims.CLAIMS.head(1).assign(look=[judge]))
         return scoreboard.board()
 
     def not_run(stored):
@@ -81,19 +191,46 @@ def test_a_judge_that_fails_is_no_claim_that_was_not_run(monkeypatch):
         looks(lambda stored: stored.iloc[0])
 
 
-def test_the_papers_order_in_the_shipped_runs(shipped):
+def test_the_papers_order_in_the_shipped_runs(board):
     """The signs that the book rests on, from the stored runs: not eyeballed."""
-    board = scoreboard.board().set_index("item")
-    expected = dict.fromkeys(
-        ("Figure 1", "Figure 5", "Figure 6", "Figure 15", "Figure 20", "Figure 40"), "agree"
-    )
-    # SGDW is far from SGD at one decay; SignGDW has not settled; SGD's best run has the smallest NC2
-    expected |= dict.fromkeys(("Figure 3", "Figure 8", "Table 2"), "partly")
-    for item, verdict in expected.items():
-        assert board.loc[item, "verdict"] == verdict, board.loc[item, "sees"]
-    look, stored = claims.CLAIMS.set_index("item")["look"], claims.stored_runs()
-    # what else these lines say holds
-    assert min(look["Figure 3"](stored).shares[:3]) >= 0.9 and min(look["Figure 8"](stored).shares[:2]) == 1
+    verdict = {(r.item, r.statement.says): (r.verdict, r.fixed_verdict) for r in board.itertuples()}
+    both = ("supported", "supported")
+    for item, says in (
+        ("Figure 5", "decoupled above coupled in NC3"),
+        ("Figure 7", "NC3 of the mixed rule falls with the coupled share"),
+        ("Figures 3, 20, 25, 30, 35, 40", "NC3 of SGD and Signum falls with decay"),
+        ("Figures 3, 20, 25, 30, 35, 40", "SignumW above Signum in NC3"),
+        ("Figures 1, 19, 24, 29, 34, 39", "AdamW above Adam in NC3, both at their best decay"),
+    ):
+        assert verdict[item, says] == both, says
+    assert verdict[
+        "Figures 10, 23, 28, 33, 38, 43", "NC3 is larger where NC0 is, over all learning rates"
+    ] == ("supported", "mixed")
+    assert verdict["Figure 8", "NC0 of SignGDW settles: the last third hardly moves it"][0] == "against"
+    assert verdict["Table 4", "the best decay is larger where decoupled"][0] == "not run"
+
+
+def test_pairs_are_counted_as_the_grid_has_them(board, stored):
+    """AdamW above Adam in NC3 in the six settings: paired here anew from the table."""
+    alike = ["arch", "dataset", "lr", "momentum", "seed"]
+    names = {run.hash for _, run in read_grid(ROOT / "params/laptop/grid.yaml")}
+    runs = stored[stored["run"].isin(names) & stored["valid"] & (stored["rule"] == "adam")]
+    ways = {True: [], False: []}
+    for _, run in runs[runs["decoupled_wd"] > 0].iterrows():
+        coupled = runs[
+            (runs[alike] == run[alike]).all(axis=1) & runs["coupled_wd"].between(1e-9, run["decoupled_wd"])
+        ]
+        if len(coupled):
+            ways[run["budget"] >= 1].append(run["nc3"] > coupled.loc[coupled["coupled_wd"].idxmax(), "nc3"])
+    for acted, words in (
+        (True, "AdamW's decay has acted (a budget of 1 or more)"),
+        (False, "it has not (a budget under 1)"),
+    ):
+        counted = next(
+            r.counted for r in board.itertuples()
+            if r.item.startswith("Figures 1, 19") and r.statement.says == f"AdamW above Adam in NC3, {words}"
+        )  # fmt: skip
+        assert (counted.k, counted.n) == (sum(ways[acted]), len(ways[acted])) and counted.n > 10
 
 
 def test_the_manifest_counts_what_the_files_hold():
@@ -142,7 +279,7 @@ def test_a_judge_of_a_chapters_own_runs_says_why_it_cannot_judge():
     failed = analysis.table({"AdamW": [history("AdamW", 1, 1.0, train_acc=0.5)]})
     for judge in (claims.ufm, claims.vit):
         seen = claims.look(judge, failed)
-        assert seen.verdict == "not run" and seen.text
+        assert not seen.statements and seen.text
 
 
 def test_figure_15_takes_its_medians_of_runs_that_fit_and_decay():
@@ -152,4 +289,6 @@ def test_figure_15_takes_its_medians_of_runs_that_fit_and_decay():
     groups["AdamW"] += [history("AdamW", 5, 1e-9, train_acc=0.999), history("AdamW", 0, 1e-9)]
     seen = claims.ufm(analysis.table(groups))
     assert seen.text.startswith("median AdamW over Adam NC0 1e+02 ×, SGD NC0 4e+02 ×, SGDW NC0 0.8 ×")
-    assert seen.shares == [1.0] and len(seen.runs) == 8  # SGDW is shown, not judged
+    assert len(seen.runs) == 8 and not any("SGDW" in s.says for s in seen.statements)  # shown, not judged
+    # 40 / 2, / 4, / 6, 400 / 2, ...: all but 40 / 4 = 10 and 40 / 6 are more than ten times
+    assert [(s.counted().k, s.counted().n) for s in seen.statements] == [(7, 9), (7, 9), (3, 3), (3, 3)]

@@ -1,0 +1,151 @@
+"""How many comparisons go the paper's way, and what is concluded from that: the rule of the scoreboard, in one place.
+
+A statement of the paper is a set of comparisons of two measurements. `Counted` says how many go its way, with a Wilson
+interval. Comparisons share runs, so the interval is that of as many as are independent: the runs less the groups that
+comparisons tie together (all pairs of six runs are five independent comparisons). A bootstrap would have no width where
+all go one way, which is the usual case here. Runs of one setting and seed share initial weights and data, which no count
+of comparisons undoes; so the number of such sets stands beside it, and the intervals of ratios draw whole sets.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ncutils import analysis
+
+MINORITY = (
+    0.2  # supported where no larger share goes the other way, against where no larger one goes the paper's
+)
+LEVEL = 0.05  # of the test against one half, which a 95 % interval inverts, and of Holm's correction within a family of figures
+FEWEST = 2  # settings and seeds: one alone decides nothing, however many its comparisons
+CLOSE = 2.0  # factor within which values are "close" or "hardly move"
+STILL = 1.1  # factor within which a curve has settled, and beyond which it has turned
+MUCH = 10.0  # the paper's "one order of magnitude"
+UNRELATED = 0.5  # rank correlation under which one metric does not follow another; of eight unrelated runs one in five has more
+ACCURACY = 1.02  # factor within which an accuracy "stays"
+VERDICTS = ("supported", "mixed", "against", "not decided", "not run")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`k` of `n` comparisons, of which `independent` are, from so many `sets`: a Wilson 95 % interval and the p of its test
+    against one half."""
+
+    k: int
+    n: int
+    independent: int
+    sets: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Shares; nan without a comparison."""
+        from statsmodels.stats.proportion import proportion_confint
+
+        if not self.n:
+            return math.nan, math.nan
+        m = self.independent
+        low, high = proportion_confint(m * self.k / self.n, m, method="wilson")
+        return float(low), float(high)
+
+    @property
+    def p(self) -> float:
+        """Two-sided score test of one half, which the interval inverts."""
+        if not self.n:
+            return math.nan
+        return math.erfc(abs(2 * self.k / self.n - 1) * math.sqrt(self.independent / 2))
+
+    def verdict(self, minority: float = MINORITY) -> str:
+        """Supported, or against: all but a minority of the comparisons go one way, and the interval leaves out an even split.
+        Not decided: an even split and such a majority both lie within it, or all is of one setting and seed. Mixed: else."""
+        if not self.n:
+            return "not run"
+        if self.sets < FEWEST:
+            return "not decided"
+        share, (low, high) = self.k / self.n, self.interval
+        if low <= 0.5 <= high:
+            return "not decided" if low <= minority or high >= 1 - minority else "mixed"
+        if max(share, 1 - share) < 1 - minority:
+            return "mixed"
+        return "supported" if share > 0.5 else "against"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the paper says, and comparisons: a row each, with `like` (setting and seed), the measurements `one` and `other`
+    that are compared, their `value`, and `fixed`, the value with the gauge of W fixed.
+
+    A value is log(what should be larger / what should be smaller). It goes the paper's way above log(factor); or, `within`,
+    where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
+    quantity "zero". Without a comparison `why` there is none. `ratios` is False where values are mere signs.
+    """
+
+    says: str
+    found: pd.DataFrame
+    factor: float = 1.0
+    within: bool = False
+    gauge: str = "same"
+    ratios: bool = True
+    why: str = ""
+
+    def counted(self, times: float = 1.0, column: str = "value") -> Counted:
+        """With `times` the threshold log(factor)."""
+        found, limit = self.found.dropna(subset=column), times * math.log(self.factor)
+        way = found[column].abs() < limit if self.within else found[column] > limit
+        return Counted(int(way.sum()), len(found), self._independent[column], found["like"].nunique())
+
+    @functools.cached_property
+    def _independent(self) -> dict[str, int]:
+        return {column: independent(self.found.dropna(subset=column)) for column in ("value", "fixed")}
+
+    def effect(self, column: str = "value") -> tuple[float, float, float]:
+        """Median ratio and the ends of its 95 % interval, whole sets drawn (`analysis.ratio_of_medians`); nan for signs."""
+        found = self.found.dropna(subset=column)
+        if not self.ratios or found.empty:
+            return math.nan, math.nan, math.nan
+        ratios = pd.DataFrame({"like": found["like"], "x": np.exp(found[column]), "x_coupled": 1.0})
+        return analysis.ratio_of_medians(ratios, "x", pairwise=True, resamples=2000)
+
+
+def independent(found: pd.DataFrame) -> int:
+    """Of comparisons as edges between measurements, the number without a cycle: measurements less connected groups."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    codes, names = pd.factorize(pd.concat([found["one"], found["other"]]))
+    one, other = codes[: len(found)], codes[len(found) :]
+    edges = coo_array((np.ones(len(found)), (one, other)), shape=(len(names), len(names)))
+    return len(names) - connected_components(edges, directed=False)[0] if len(names) else 0
+
+
+def judged(statements: pd.DataFrame) -> pd.DataFrame:
+    """A table of `statement` and `family` with what is `counted` and its `verdict`, both again with the gauge fixed (`fixed`,
+    `fixed_verdict`), `p` after Holm's correction within a family, and how the verdict `moves` with a threshold."""
+    from statsmodels.stats.multitest import multipletests
+
+    table = statements.copy()
+    table["counted"] = [s.counted() for s in table["statement"]]
+    table["verdict"] = [c.verdict() for c in table["counted"]]
+    table["fixed"] = [s.counted(column="fixed") for s in table["statement"]]
+    table["fixed_verdict"] = [c.verdict() for c in table["fixed"]]
+    table["p"] = [c.p for c in table["counted"]]
+    for _, p in table["p"].dropna().groupby(table["family"]):
+        table.loc[p.index, "p"] = multipletests(p, method="holm")[1]
+    table["moves"] = [moves(s) for s in table["statement"]]
+    return table
+
+
+def moves(statement: Statement) -> str:
+    """The verdicts that half or twice a threshold would give, where they are others: of MINORITY, and of log(factor)."""
+    counted, found = statement.counted(), []
+    verdict = counted.verdict()
+    for times, words in ((0.5, "half"), (2, "twice")):
+        others = {counted.verdict(times * MINORITY): f"at {words} the minority"}
+        if statement.factor != 1:
+            others |= {statement.counted(times).verdict(): f"at {words} the factor's logarithm"}
+        found += [f"{other} {where}" for other, where in others.items() if other != verdict]
+    return "; ".join(found)
