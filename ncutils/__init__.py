@@ -5,7 +5,6 @@ An import only ever points from later to earlier: files, machine, metrics, measu
 training, store, sweeps, analysis; then book.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +14,18 @@ if TYPE_CHECKING:
     from ncutils.training import Run, train
 
 __all__ = ["Measurement", "Run", "Store", "Tracker", "measure", "nc_metrics", "train"]
-_MODULES = {"nc_metrics": "metrics", "Run": "training", "Store": "store", "train": "training"}
 
 
 def __getattr__(name: str):
     """The public names, imported when they are asked for: torch takes a second."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ncutils.{_MODULES.get(name, 'measuring')}"), name)
+    if name == "nc_metrics":
+        from ncutils import metrics as module
+    elif name == "Store":
+        from ncutils import store as module
+    elif name in ("Run", "train"):
+        from ncutils import training as module
+    else:
+        from ncutils import measuring as module
+    return getattr(module, name)
