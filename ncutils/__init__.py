@@ -20,12 +20,10 @@ def __getattr__(name: str):
     """The public names, imported when they are asked for: torch takes a second."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "nc_metrics":
-        from ncutils import metrics as module
-    elif name == "Store":
-        from ncutils import store as module
-    elif name in ("Run", "train"):
-        from ncutils import training as module
-    else:
-        from ncutils import measuring as module
-    return getattr(module, name)
+    if name in ("Measurement", "Tracker", "measure"):
+        from ncutils import measuring
+
+        return getattr(measuring, name)
+    from ncutils import metrics, store, training
+
+    return getattr({"nc_metrics": metrics, "Store": store}.get(name, training), name)
