@@ -155,9 +155,9 @@ def test_what_goes_the_papers_way():
 
 def test_the_last_column_says_where_a_threshold_decides():
     assert verdicts.moves(compared([1.0] * 20)) == ""
-    assert verdicts.moves(compared([1.0] * 17 + [-1.0] * 3)) == "mixed at half the minority"
+    assert verdicts.moves(compared([1.0] * 17 + [-1.0] * 3)) == "mixed where 10 % may go the other way"
     near = compared([np.log(3.0)] * 5, factor=2.0, within=True)
-    assert verdicts.moves(near) == "supported at twice the factor's logarithm"
+    assert verdicts.moves(near) == "supported with a factor of 4"
 
 
 def test_holm_corrects_within_a_family():
@@ -223,8 +223,8 @@ def test_pairs_are_counted_as_the_grid_has_them(board, stored):
         if len(coupled):
             ways[run["budget"] >= 1].append(run["nc3"] > coupled.loc[coupled["coupled_wd"].idxmax(), "nc3"])
     for acted, words in (
-        (True, "AdamW's decay has acted (a budget of 1 or more)"),
-        (False, "it has not (a budget under 1)"),
+        (True, "AdamW's decay has acted (budget 1 or more)"),
+        (False, "it has not (budget under 1)"),
     ):
         counted = next(
             r.counted for r in board.itertuples()

@@ -208,8 +208,8 @@ def _adamw_over_adam(stored, of=MAIN) -> Seen:
     found, best = _decays(runs, "AdamW"), _decays(runs, "AdamW", best=True)
     acted = found["budget"] >= 1
     statements = [
-        *_above(found[acted], "AdamW", note=", AdamW's decay has acted (a budget of 1 or more)"),
-        *_above(found[~acted], "AdamW", note=", it has not (a budget under 1)"),
+        *_above(found[acted], "AdamW", note=", AdamW's decay has acted (budget 1 or more)"),
+        *_above(found[~acted], "AdamW", note=", it has not (budget under 1)"),
         *_above(best, "AdamW", note=", both at their best decay"),
     ]
     return Seen(analysis.pairs_in_words(_groups(runs), "AdamW")[0], statements, runs)

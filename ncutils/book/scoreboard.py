@@ -58,7 +58,7 @@ def write(project: Path) -> None:
         project / "chapters/verdict.md",
         "\n".join(f"{i}. **{short}.** {s}" for i, (short, s) in enumerate(sentences.items(), 1)),
     )
-    short = "\n".join(f"- {name}." for name in sentences)
+    short = "\n".join(f"- {name}." for name in list(sentences)[:4])  # the counts say the other two
     _put(
         project / "chapters/intro.md",
         f"{short}\n\n{counts} [The verdict](verdict.md) has the numbers, [the scoreboard](scoreboard.md) each statement.",
@@ -87,7 +87,7 @@ def rule() -> str:
   {100 * v.MINORITY:.0f} % do, and it lies below. **Not decided**: the interval holds both one half and such a majority, or all comparisons are of fewer than
   {v.FEWEST} settings and seeds. **Mixed**: any other. **Not run**: there is nothing to compare.
 - Close means within a factor of {v.CLOSE:g}; a curve has settled within a factor of {v.STILL:g}; an accuracy stays within {v.ACCURACY:g}; an order of magnitude is {v.MUCH:g};
-  metrics are unrelated under a rank correlation of {v.UNRELATED:g}. The last column says where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
+  metrics are unrelated under a rank correlation of {v.UNRELATED:g}. The last column says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
 - The p after Holm is that of one half; a family is the figure of the main text with its five counterparts in the appendix, or all statements of one row.
   It decides nothing here; the level is {v.LEVEL:g}."""
@@ -122,30 +122,27 @@ def fixed(row) -> str:
 
 def _statements(table: pd.DataFrame) -> str:
     rows = [
-        "| in the paper | statement | the paper's way | sets | gauge fixed | ratio | p | verdict | would be |"
+        "| statement | the paper's way | gauge fixed | ratio | p, Holm | verdict |",
+        "|---|---|---|---|---|---|",
     ]
-    rows.append("|---|---|---|---|---|---|---|---|---|")
     for (item, claim), lines in table.groupby(["item", "claim"], sort=False):
         for i, r in enumerate(lines.itertuples()):
-            name = "" if i else f"[{item}]({r.page}.ipynb)"
-            of = _setting(claim)
-            says = f"{of}{r.statement.says}" if r.statement.says != claim else claim
+            name = "" if i else f"[{item}]({r.page}.ipynb): "
+            says = claim if r.statement.says == claim else f"{_setting(claim)}{r.statement.says}"
             why = f" ({r.statement.why})" if r.statement.why else ""
-            p = f"{r.p:.2g}" if r.counted.n else ""
-            sets = f"{r.counted.sets}" if r.counted.n else ""
+            n, p = r.counted.sets, f"{r.p:.2g}" if r.counted.n else ""
+            way = f"{share(r.counted)}, {n} set{'s' if n > 1 else ''}" if r.counted.n else ""
+            moves = f"; {r.moves}" if r.moves else ""
             cells = (
-                name,
-                says + why,
-                share(r.counted),
-                sets,
+                f"{name}{says}{why}",
+                way,
                 fixed(r),
                 ratio(r.statement.effect()),
                 p,
-                f"**{r.verdict}**",
-                r.moves,
+                f"**{r.verdict}**{moves}",
             )
             rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return "\n".join([":::{div} full-width", *rows, ":::"])
 
 
 def _setting(claim: str) -> str:

@@ -143,9 +143,13 @@ def moves(statement: Statement) -> str:
     """The verdicts that half or twice a threshold would give, where they are others: of MINORITY, and of log(factor)."""
     counted, found = statement.counted(), []
     verdict = counted.verdict()
-    for times, words in ((0.5, "half"), (2, "twice")):
-        others = {counted.verdict(times * MINORITY): f"at {words} the minority"}
+    for times in (0.5, 2):
+        others = [
+            (counted.verdict(times * MINORITY), f"where {100 * times * MINORITY:.0f} % may go the other way")
+        ]
         if statement.factor != 1:
-            others |= {statement.counted(times).verdict(): f"at {words} the factor's logarithm"}
-        found += [f"{other} {where}" for other, where in others.items() if other != verdict]
+            others.append(
+                (statement.counted(times).verdict(), f"with a factor of {statement.factor**times:.3g}")
+            )
+        found += [f"{other} {where}" for other, where in others if other != verdict]
     return "; ".join(found)
