@@ -639,8 +639,8 @@ def _as_in_table1(runs: pd.DataFrame) -> Seen:
 
 def _table1_by_its_protocol(stored) -> Seen:
     """Table 1's six runs with the paper's images, epochs, batches and rates: all but the width."""
-    named = _entries("protocol").query("label != 'AdamW' or index < 6")[["label", "run"]]
-    runs = named.merge(_where(stored, wd=published.TABLE1_SETTING["wd"]), on="run")
+    paper = {name: published.TABLE1_SETTING[name] for name in ("wd", "momentum")}
+    runs = _entries("protocol")[["label", "run"]].merge(_where(stored, **paper), on="run")
     if runs["label"].nunique() < 6:
         raise NotRun(f"{runs['label'].nunique()} of the six runs are stored")
     return _as_in_table1(runs)
