@@ -34,6 +34,10 @@ def test_pairs_compare_with_the_largest_decay_not_above():
     assert analysis.pairs(*same_step, "nc0") == (0, 0)
     other_seed = [history("AdamW", 0.5, 9, seed=1)]
     assert analysis.pairs(coupled, other_seed, "nc0") == (0, 0)
+    # with another filter: 5 meets the run that the paper's drops; where all must be 100 %, it does not
+    assert analysis.paired(failed, decoupled, "nc0", least=0.9)["wd_coupled"].max() == 1
+    assert analysis.paired(failed, decoupled, "nc0", least=1.0)["wd_coupled"].max() == 0.1
+    assert analysis.paired(coupled, [history("AdamW", 5, 1, diverged=3)], "nc0", least=0).empty
 
 
 def test_rank_correlation_is_spearmans_within_like_runs():

@@ -233,6 +233,19 @@ def test_pairs_are_counted_as_the_grid_has_them(board, stored):
         assert (counted.k, counted.n) == (sum(ways[acted]), len(ways[acted])) and counted.n > 10
 
 
+def test_the_papers_filter_is_one_of_the_filters(board, stored):
+    table = claims.filters(stored)
+    for (_, row), c in zip(table.head(2).iterrows(), ("NC0", "NC3"), strict=True):
+        acted, not_ = (
+            r.counted
+            for r in board.itertuples()
+            if r.item.startswith("Figures 1, 19")
+            and f"{c}, " in r.statement.says
+            and "budget" in r.statement.says
+        )
+        assert row["99 %"] == f"{acted.k + not_.k} of {acted.n + not_.n}"
+
+
 def test_table_1_by_the_papers_protocol_is_judged_once_its_six_runs_are_there(stored):
     look = claims.CLAIMS.set_index("says")["look"][
         "the same with the paper's images, epochs and rates, at width 8"
@@ -252,8 +265,8 @@ def test_table_1_by_the_papers_protocol_is_judged_once_its_six_runs_are_there(st
     table = pd.DataFrame(rows)
     seen = claims.look(look, table)
     for statement, c in zip(seen.statements, ("nc0", "nc1", "nc2", "nc3"), strict=True):
-        here, theirs = ({name: of(name, run) for name, run in six} for of in (
-            lambda _, run: table.set_index("run")[c][run.hash], lambda name, _: published.TABLE1[name][c]))  # fmt: skip
+        here = {name: table.set_index("run").loc[run.hash, c] for name, run in six}
+        theirs = {name: published.TABLE1[name][c] for name, _ in six}
         pairs = [(a, b) for a in theirs for b in theirs if theirs[a] < theirs[b]]
         counted = statement.counted()
         assert (counted.k, counted.n) == (sum(here[a] < here[b] for a, b in pairs), len(pairs))

@@ -48,19 +48,24 @@ def look(judge, *arguments) -> Seen:
 
 
 def filters(stored: pd.DataFrame) -> pd.DataFrame:
-    """How many pairs of the six settings have the decoupled run above, where runs of less training accuracy count, or fewer:
-    a row for each metric, a column for each filter."""
-    groups, rows = [_groups(_grid(stored, of)) for of in (MAIN, *OTHERS)], {}
+    """How many pairs have the decoupled run above, where runs of less training accuracy count, or only of more, and the metric
+    is defined: a row for each metric, a column for each filter; of the six settings, and of the two on CIFAR-10, whose strong
+    decays fit least."""
     named = {"nc0": "NC0", "nc3": "NC3", "nc3c": "NC3, gauge fixed"}
-    for decoupled, least in itertools.product(("AdamW", "SignumW"), (0, 0.95, 0.99, 1)):
+    least = {"none": 0.0, "95 %": 0.95, "99 %": 0.99, "100 %": 1.0}
+    counts = []
+    for of, decoupled, (c, name) in itertools.product((MAIN, *OTHERS), ("AdamW", "SignumW"), named.items()):
         coupled = COUPLED[decoupled]
-        found = pd.concat([analysis.paired(g[coupled], g[decoupled], *named, least=least) for g in groups])
-        for c, name in named.items():
-            both = found.dropna(subset=[c, f"{c}_coupled"])
-            k = int((both[c] > both[f"{c}_coupled"]).sum())
-            filtered = f"{100 * least:.0f} %" if least else "none"
-            rows.setdefault(f"{decoupled} above {coupled} in {name}", {})[filtered] = f"{k} of {len(both)}"
-    return pd.DataFrame.from_dict(rows, orient="index")
+        groups = _groups(_grid(stored, of, coupled, decoupled).dropna(subset=c))
+        words = f"{decoupled} above {coupled} in {name}"
+        for words_of_it, share in least.items():
+            found = analysis.paired(groups[coupled], groups[decoupled], c, least=share)
+            counts.append((of, words, words_of_it, (found[c] > found[f"{c}_coupled"]).sum(), len(found)))
+    table = pd.DataFrame(counts, columns=["of", "statement", "filter", "k", "n"])
+    cifar10 = table[table["of"].str.contains("CIFAR10")]
+    both = [table, cifar10.assign(statement=f"{JPEG}: " + cifar10["statement"])]
+    sums = pd.concat(both).groupby(["statement", "filter"], sort=False)[["k", "n"]].sum()
+    return sums.apply(lambda r: f"{r['k']} of {r['n']}", axis=1).unstack()[list(least)]
 
 
 def stored_runs() -> pd.DataFrame:
