@@ -56,7 +56,9 @@ def test_the_archives_hold_the_library_and_no_more(built):
     wheel, archive = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
     names = zipfile.ZipFile(wheel).namelist()
     code = {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/**/*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == code | {"ncutils/py.typed"}
+    code |= {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/book/widgets/*") if path.is_file()}
+    code |= {"ncutils/py.typed", "ncutils/rules.csv"}
+    assert {name for name in names if ".dist-info/" not in name} == code
     fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
         "fallback_version"
     ]

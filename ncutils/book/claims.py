@@ -184,7 +184,8 @@ def _pairs(runs: pd.DataFrame, along: str, *varied: str, valid: bool = True) -> 
     and `varied` they are alike; along anything but wd the decay is the same."""
     kept = (_where(runs, valid=True) if valid else runs).drop_duplicates(["label", "steps"])
     kept = kept.assign(like=[analysis.like(h.run, along, *varied) for h in kept["history"]])
-    kept = kept.drop(columns="history").dropna(axis=1, how="all")
+    unknown = kept.columns[kept.isna().all()] if len(kept) else []  # no run has them
+    kept = kept.drop(columns=["history", *unknown])
     same = ["like", "label", *(["wd"] if along == "momentum" else [])]
     both = kept.merge(kept, on=same, suffixes=("_low", "_high"))
     return both[both[f"{along}_low"] < both[f"{along}_high"]]
@@ -471,7 +472,7 @@ def of_more_epochs(longer: pd.DataFrame, shorter: pd.DataFrame, epochs: int) -> 
     factor, after the longer training over after the shorter one (both tables as `analysis.table`)."""
     longer = _where(longer, valid=True)
     before = [h.run.model_copy(update={"epochs": epochs}).hash for h in longer["history"]]
-    both = longer.assign(before=before).merge(
+    both = longer.assign(before=pd.Series(before, longer.index, dtype="str")).merge(
         _where(shorter, valid=True).drop_duplicates("run"),
         left_on="before",
         right_on="run",
