@@ -532,7 +532,7 @@ def test_pooling_before_relu_is_the_same():
             {"arch": "resnet10"},
             "arch = 'resnet10' is not allowed: it must be 'resnet9', 'vgg9', 'mlp', 'ufm', 'vit' or 'resnet50'",
         ),
-        ({"rule": "adamw"}, "rule = 'adamw' is not allowed: it must be 'sgd', 'adam'"),
+        ({"rule": "adamw"}, "rule = 'adamw' is not allowed: it is rule 'adam' with decoupled_wd"),
         ({"precision": "fp8"}, "precision = 'fp8' is not allowed"),
         ({"seed": -1}, "seed = -1 is not allowed"),
         ({"n_train": 1}, "n_train = 1 is not allowed"),
