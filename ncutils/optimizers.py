@@ -227,7 +227,8 @@ def make_optimizer(
         as_matrix = two_rules and p.ndim >= 2 and (rule.endswith("-all") or not of_head)
         parts.setdefault((coupled, decoupled, as_matrix), []).append(p)
     groups = [
-        {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled, "use_muon": as_matrix}
+        {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled}
+        | ({"use_muon": as_matrix} if two_rules else {})
         for (coupled, decoupled, as_matrix), members in parts.items()
     ]
     if rule in RULES:

@@ -301,7 +301,7 @@ def read(path: Path) -> dict[str, History]:
     found: dict[str, History] = {}
     for name, fields, info, last in parts:
         try:
-            run = Run(**fields)
+            run = Run.stored(fields)
             if run.hash != name:
                 raise ValueError("its hash is another one now")
             found[name] = _Stored(run, info, last, (path, modified))

@@ -26,9 +26,8 @@ from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
 
-CLAIMS = (
-    500  # held at most at once for a Ray cluster: each is an open file, of which many systems allow 1,024
-)
+# held at most at once for a Ray cluster: each is an open file, of which many systems allow 1,024
+CLAIMS = 500
 RESTARTS = 3  # of a run whose node is lost
 
 

@@ -376,6 +376,20 @@ def test_without_pytorch_optimizer_a_sentence_says_what_to_install(monkeypatch):
     assert Run(rule="rmsprop").rule == "rmsprop" and "lion" not in RULES
 
 
+def test_stored_runs_of_a_rule_are_read_without_its_package(monkeypatch):
+    """And without trying it: whoever reads a store waits for no optimizer."""
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    shipped = Store(shipped=ROOT / "results")
+    (history,) = (
+        h
+        for h in shipped.histories()
+        if h.run.rule == "soap" and h.run.decoupled_wd == 12.5 and not h.run.seed
+    )
+    assert history.final["nc0"] > 0 and shipped.get(history.run).run == history.run
+    with pytest.raises(ValueError, match="is not installed"):
+        Run(rule="soap")
+
+
 def test_names_of_rules_tell_where_the_decay_is():
     for name in ("lion", "lionW", "muon-allW"):
         run = Run.named(name, 0.1)

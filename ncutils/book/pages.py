@@ -29,10 +29,10 @@ class Parameters(SimpleNamespace):
     """A chapter's parameters by name, and what most chapters make of them."""
 
     @property
-    def optimizers(self) -> list[str]:
-        """The names of all `rules`, each with coupled and with decoupled decay: the paper's where it has them."""
-        of_paper = {rule: [n for n, (r, _) in NAMES.items() if r == rule] for rule in self.rules}
-        return [name for rule, names in of_paper.items() for name in names or (rule, f"{rule}W")]
+    def pairs(self) -> list[tuple[str, str]]:
+        """The names of each of `rules` with coupled and with decoupled decay: the paper's where it has them."""
+        names = {rule: [n for n, (r, _) in NAMES.items() if r == rule] for rule in self.rules}
+        return [tuple(of_rule) or (rule, f"{rule}W") for rule, of_rule in names.items()]
 
     @property
     def seeds(self) -> range:
@@ -79,14 +79,7 @@ def check_parameters(cells: list[str], values: dict) -> dict:
     name there that the chapter does not declare is refused: a mistyped name is an error, not a default.
     Raises ValueError in one sentence that names the parameter.
     """
-    declaring = [
-        d for source in cells if not source.startswith(_INJECTED) and "profile" in (d := _assigned(source))
-    ]
-    if not declaring:
-        raise ValueError(
-            "the parameters are not known: run the notebook's first cell of code, which declares them"
-        )
-    declared = max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
+    declared = _declared(cells)
     injected = [source for source in cells if source.startswith(_INJECTED)]
     for name in _assigned(injected[-1]) if injected else ():
         if name not in declared and not name.startswith("PAPERMILL_"):  # papermill's --inject-paths
@@ -106,6 +99,17 @@ def check_parameters(cells: list[str], values: dict) -> dict:
 
 
 _INJECTED = "# Parameters"  # papermill's heading
+
+
+def _declared(cells: list[str]) -> dict[str, ast.expr]:
+    """The parameters that the notebook's own cell declares, with what stands there."""
+    assigned = [_assigned(source) for source in cells if not source.startswith(_INJECTED)]
+    declaring = [names for names in assigned if "profile" in names]
+    if not declaring:
+        raise ValueError(
+            "the parameters are not known: run the notebook's first cell of code, which declares them"
+        )
+    return max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
 
 
 def _assigned(source: str) -> dict[str, ast.expr]:
@@ -274,8 +278,8 @@ def elsewhere(
     """
     other = "quick" if profile == "laptop" else "laptop"
     file = f"params/{other}/{chapter}.yaml"
-    declared = next(source for source in get_ipython().user_ns["In"] if _assigned(source))
-    values = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse(declared).body}
+    declared = _declared(get_ipython().user_ns["In"])
+    values = {name: ast.literal_eval(expression) for name, expression in declared.items()}
     there = Parameters(**values | yaml.safe_load(project_folder(file).read_text()))
     stored = {
         label: [h for run in of_one if (h := Store().get(run))] for label, of_one in runs(there).items()

@@ -18,9 +18,8 @@ import pandas as pd
 
 from ncutils import analysis
 
-MINORITY = (
-    0.2  # supported where no larger share goes the other way, against where no larger one goes the paper's
-)
+# supported where no larger share goes the other way, against where no larger one goes the paper's
+MINORITY = 0.2
 LEVEL = 0.05  # of the test against one half, which a 95 % interval inverts, and of Holm's correction within a family of figures
 FEWEST = 2  # settings and seeds: one alone decides nothing, however many its comparisons
 CLOSE = 2.0  # factor within which values are "close" or "hardly move"
