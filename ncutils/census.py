@@ -1,6 +1,6 @@
 """Which rules keep the row sums of a softmax head's weights: the leak of any optimizer that torch or pytorch-optimizer names.
 
-`python -m ncutils.census > results/census.csv` measures all of them, in six minutes of one core.
+`python -m ncutils.census > results/census.csv` measures all of them, in two to four minutes of one core.
 """
 
 from __future__ import annotations

@@ -284,11 +284,10 @@ def _more_at_larger_decay(runs: pd.DataFrame, column: str) -> Statement:
     """What two momenta differ by at one decay against what they differ by at a smaller one."""
     found = _pairs(runs[runs["wd"] > 0], "momentum").reset_index(drop=True)
     effects = _statement("", found, column, "_high", "_low").found
-    effects = effects.assign(wd=found["wd"], pair=found["momentum_low"] + 1j * found["momentum_high"])
+    effects = effects.join(found[["wd", "momentum_low", "momentum_high"]])
     effects["run"] = effects["one"] + effects["other"]
-    both = effects.merge(effects, on=["like", "pair"], suffixes=("_small", "_large")).query(
-        "wd_small < wd_large"
-    )
+    pair = ["like", "momentum_low", "momentum_high"]
+    both = effects.merge(effects, on=pair, suffixes=("_small", "_large")).query("wd_small < wd_large")
     table = {"like": both["like"], "one": both["run_small"], "other": both["run_large"]}
     table |= {c: both[f"{c}_large"] - both[f"{c}_small"] for c in ("value", "fixed")}
     gauge = "zero" if column == "nc0" else "changes" if column in FIXED else "same"
