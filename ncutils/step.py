@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +19,14 @@ from ncutils.optimizers import make_optimizer
 from ncutils.runs import Run
 
 
+# of torch's global generator, from which layers draw; and of a graph's capture: both are one at a time among threads
+_seeding, _capturing = threading.Lock(), threading.Lock()
+
+
 def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
     """The untrained network of a Run, seeded by it: the same on every device. Dropout's masks are drawn there, from a generator
     that the Run seeds, too."""
-    with torch.random.fork_rng(devices=[]):
+    with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
     if found := dropouts(model):
@@ -185,8 +190,9 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor] | None = None) -> flo
 def _captured(call):
     """The kernels of `call` as a CUDA graph, not yet run: a function that runs them."""
     graph = torch.cuda.CUDAGraph()
-    # a capture that fails leaves its own stream as the current one
-    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+    # a capture that fails leaves its own stream as the current one; other threads may meanwhile do what it must not
+    alone = torch.cuda.graph(graph, capture_error_mode="thread_local")
+    with _capturing, torch.cuda.stream(torch.cuda.current_stream()), alone:
         call()
     return graph.replay
 
