@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ncutils import data
 from ncutils.machine import device_name, pick_device
 from ncutils.runs import Run
-from ncutils.step import Step, epoch, make_model, run_optimizer
+from ncutils.step import Step, epoch, make_model, run_optimizer, streams
 
 DEVICE = pick_device()
 SMALL = TOY or DEVICE.type == "cpu"
@@ -74,10 +74,10 @@ def setting(precision="bf16", channels_last=True):
 def one_epoch(precision="bf16", channels_last=True, graphed=False, compiled=False):
     """A call that trains on all images once."""
     run, dataset, model, optimizer = setting(precision, channels_last)
-    if compiled:
-        model.features = torch.compile(model.features, dynamic=False)
     step, order = Step(model, optimizer, run), torch.Generator().manual_seed(0)
     step.graphed = graphed and step.graphed
+    if not compiled:
+        step.run = run.model_copy(update={"width": 8})  # of which a Step compiles nothing
     images, labels = dataset.train_images, dataset.train_labels
     return lambda: epoch(step, images, labels, order)
 
@@ -85,18 +85,14 @@ def one_epoch(precision="bf16", channels_last=True, graphed=False, compiled=Fals
 def side_by_side(n, **how) -> float:
     """Seconds in which n threads, each with a stream of its own, together have trained n epochs."""
     trainings = [one_epoch(**how) for _ in range(n)]
-    if SMALL:
-        streams = [contextlib.nullcontext() for _ in range(n)]
-    else:
-        streams = [torch.cuda.stream(torch.cuda.Stream()) for _ in range(n)]
-        wait()
+    wait()
 
-    def train(stream, training):
-        with stream:
+    def train(training):
+        with contextlib.nullcontext() if SMALL else torch.cuda.stream(streams()[0]):
             training()
 
     with concurrent.futures.ThreadPoolExecutor(n) as threads:
-        return seconds(lambda: list(threads.map(train, streams, trainings))) / n
+        return seconds(lambda: list(threads.map(train, trainings))) / n
 
 
 def ways():

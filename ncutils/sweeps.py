@@ -22,7 +22,7 @@ from ncutils import data, training
 from ncutils.files import write_whole
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
 from ncutils.runs import History, Run, same_steps
-from ncutils.step import Step, make_model, run_optimizer
+from ncutils.step import Step, make_model, run_optimizer, streams
 from ncutils.store import Store
 from ncutils.training import train
 
@@ -255,7 +255,9 @@ def _train_in_worker(run: Run, store: Store, wait: bool, device: str | None, thr
     os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
     where = pick_device(device)
-    with torch.cuda.stream(torch.cuda.Stream(where)) if where.type == "cuda" else contextlib.nullcontext():
+    if where.type != "cuda":
+        return run, _attempt(run, store, wait, device, False)
+    with torch.cuda.device(where), torch.cuda.stream(streams()[0]):
         return run, _attempt(run, store, wait, device, False)
 
 

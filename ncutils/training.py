@@ -95,6 +95,7 @@ def train(
             "n_classes": dataset.n_classes,
             "device": machine.device_name(device),
             "threads": torch.get_num_threads(),
+            "step": step.way,
             "wall_s": round(time.perf_counter() - started, 3),
             "measuring_s": round(state.measuring, 3),
             "torch": torch.__version__,
