@@ -214,7 +214,6 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
     def on_device(images):
         if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
             parts = images.to(device, memory_format=torch.channels_last), mean.to(device), std.to(device)
-            torch.cuda.synchronize(device)  # they are kept, and other threads' streams read them, too
             return Pixels(*parts)
         images = images.float()
         if image_size is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,15 +17,11 @@ from ncutils.models import NETS, Dropout
 from ncutils.optimizers import make_optimizer
 from ncutils.runs import Run
 
-# layers draw from torch's one generator, and of the threads that share a GPU one captures at a time
-_seeding, _capturing = threading.Lock(), threading.Lock()
-_of_thread = threading.local()
-
 
 def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.nn.Module:
     """The untrained network of a Run, seeded by it: the same on every device. Dropout's masks are drawn there, from a generator
     that the Run seeds, too."""
-    with _seeding, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = NETS[run.net][run.arch](run.width, dataset.train_images.shape, dataset.n_classes)
     if found := dropouts(model):
@@ -200,29 +195,18 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor] | None = None) -> flo
     return math.sqrt(sum(float((x.double() - y.double()).square().sum()) for x, y in zip(a, b, strict=True)))
 
 
-def streams() -> list[torch.cuda.Stream]:
-    """Two streams of this thread's own on its present GPU. Torch hands out 32 in turn: asked anew each time, one thread would
-    come to work on the stream that another captures."""
-    kept, device = _of_thread.__dict__, f"cuda:{torch.cuda.current_device()}"
-    if device not in kept:
-        kept[device] = [torch.cuda.Stream(), torch.cuda.Stream()]
-    return kept[device]
-
-
 def _captured(call):
     """The kernels of `call` as a CUDA graph, not yet run: a function that runs them."""
     graph = torch.cuda.CUDAGraph()
-    # other threads may meanwhile do what a capture must not
-    alone = torch.cuda.graph(graph, stream=streams()[1], capture_error_mode="thread_local")
     # a capture that fails leaves its own stream as the current one
-    with _capturing, torch.cuda.stream(torch.cuda.current_stream()), alone:
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         call()
     return graph.replay
 
 
 def _aside(call):
-    """`call` on a stream beside the current one, as the steps before a capture must be."""
-    stream, current = streams()[1], torch.cuda.current_stream()
+    """`call` on a stream of its own, as the steps before a capture must be."""
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         result = call()

@@ -22,7 +22,7 @@ from ncutils import data, training
 from ncutils.files import write_whole
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
 from ncutils.runs import History, Run, same_steps
-from ncutils.step import Step, make_model, run_optimizer, streams
+from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
 from ncutils.training import train
 
@@ -43,7 +43,7 @@ def train_all(
     """The Histories of `runs`, in their order: each distinct Run is trained at most once, then stored.
 
     On a CPU, `workers` processes (default: one a core) train one run each: narrow networks gain more from neighbours
-    than from threads. On a GPU the default is one; several are threads there, each with a stream of its own. With `ray`, the address of a Ray cluster ("auto"
+    than from threads. On a GPU the default is one; several share it. With `ray`, the address of a Ray cluster ("auto"
     for the one this machine belongs to), its nodes train, each run on one core, or `gpus_per_run` of a GPU where
     `device` is "cuda". Each run is stored as it ends, and a long one leaves checkpoints. What another process trains for
     the same store is left to it and read afterwards. If some runs raise, the others are trained and stored first; then
@@ -123,10 +123,8 @@ def _trained(
             yield run, _attempt(run, store, wait, device, progress and len(runs) == 1)
         return
     threads = max(1, usable_cores() // workers)
-    # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported.
-    # On a GPU threads, since the kernels of several processes take turns there
-    backend = "loky" if pick_device(device).type == "cpu" else "threading"
-    pool = Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")
+    # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
+    pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     # workers outlive a sweep, and keep the environment that they started with
     folder = str(data.data_folder())
     try:
@@ -254,11 +252,7 @@ def _train_on_node(run: Run, device: str | None, state: bytes | None, mail) -> H
 def _train_in_worker(run: Run, store: Store, wait: bool, device: str | None, threads: int, data_folder: str):
     os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
-    where = pick_device(device)
-    if where.type != "cuda":
-        return run, _attempt(run, store, wait, device, False)
-    with torch.cuda.device(where), torch.cuda.stream(streams()[0]):
-        return run, _attempt(run, store, wait, device, False)
+    return run, _attempt(run, store, wait, device, False)
 
 
 def _attempt(run, store, wait, device, progress) -> History | Exception | None:
