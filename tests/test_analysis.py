@@ -204,6 +204,25 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
     assert table.loc["Adam", ("NC0", "paper")] == "1.5" and table.loc["Signum", ("NC0", "paper")] == "–"
 
 
+def test_the_paper_beside_runs_here_number_by_number():
+    paper = {"Adam": {"nc0": 2.0, "nc3": 1.5}, "SGD": {"nc0": 1.0, "nc3": 1.0}}
+    wide, low = history("Adam", 0.1, 1.0, seed=3141), history("Adam", 0.1, 8.0, seed=7, train_acc=0.5)
+    table = tables.beside_paper(
+        {"width 64": {"Adam": [wide, low]}}, paper, {"Adam": {"nc0": -80.6, "nc3": None}}
+    )
+    assert [*table.index] == [("Adam", "NC0"), ("Adam", "NC3")]  # no run of SGD
+    row = table.loc[("Adam", "NC0")]
+    change = 1.0 / wide.frame["nc0"].iloc[0] - 1
+    assert row["paper"] == "2 (\N{MINUS SIGN}80.6\N{NO-BREAK SPACE}%)" and row["width 64, ratio"] == "0.50"
+    assert row["width 64"].startswith("1 (") and f"{abs(100 * change):.1f}" in row["width 64"]
+    assert row["width 64, seed 7, ratio"] == "4.00" and row["width 64, seed 7"].endswith("†")
+    every = {name: dict.fromkeys(COLUMNS, value) for name, value in (("Adam", 2.0), ("SGD", 1.0))}
+    axis = figures.beside_paper({"width 64": {"Adam": [wide, low]}}, every).axes[0]
+    crosses, joins, runs = axis.lines
+    assert (crosses.get_label(), [*crosses.get_xdata()]) == ("paper", [2.0])
+    assert [*joins.get_xdata()] == [2.0, 1.0] and [*runs.get_xdata()] == [1.0]  # the dropped run is not drawn
+
+
 def test_nothing_is_averaged_over_a_run_that_diverged():
     """Its curve breaks off at a last good row that looks like a result."""
     good, bad = history("SGD", 0.1, 2.0), history("SGD", 0.1, 1e6, seed=1, diverged=7)

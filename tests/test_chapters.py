@@ -25,7 +25,7 @@ SMALL = {"epochs": 12, "width": 4}
 # Figures outside the explorer that a chapter shows at least, without stored runs
 FIGURES = {
     "01_neural_collapse": 3,
-    "03_adamw": 3,
+    "03_adamw": 5,
     "06_theorem_3_1": 3,
     "07_theorem_3_3": 2,
     "08_theorem_3_4": 2,

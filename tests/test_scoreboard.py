@@ -80,7 +80,7 @@ def test_every_figure_and_table_has_a_line_and_a_page():
         for i in re.findall(r"\d+", numbers)
     ]
     assert set(named) == set(figures + tables)
-    assert list(dict.fromkeys(n for n in named if named.count(n) == 1)) and len(named) == 50 + 5 * 6 + 1
+    assert list(dict.fromkeys(n for n in named if named.count(n) == 1)) and len(named) == 50 + 5 * 6 + 2
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{page}" for page in claims.CLAIMS["page"]} <= pages
@@ -272,6 +272,23 @@ def test_table_1_by_the_papers_protocol_is_judged_once_its_six_runs_are_there(st
         assert (counted.k, counted.n) == (sum(here[a] < here[b] for a, b in pairs), len(pairs))
         assert counted.independent == 5 and counted.verdict() == "not decided"  # one seed
     assert claims.look(look, table.head(5)).text == "5 of the six runs are stored"
+
+
+def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored):
+    rows = stored[(stored["width"] == 64) & (stored["images"] == 60_000) & (stored["wd"] == 0.0005)]
+    assert {"Adam", "AdamW"} <= {*rows["optimizer"]} and set(rows["seed"]) == {3141}
+    seen = claims.look(claims.table1_at_its_width, stored)
+    assert {*seen.runs["run"]} == {*rows["run"]}
+    for statement, c in zip(seen.statements, ("nc0", "nc1", "nc2", "nc3"), strict=True):
+        ratios = [run[c] / published.TABLE1[run["optimizer"]][c] for _, run in rows.iterrows()]
+        counted = statement.counted()
+        assert (counted.k, counted.n) == (sum(0.5 < r < 2 for r in ratios), len(ratios))
+        assert counted.verdict() == "not decided"  # one seed
+        assert all(f"{r:.2f}" in seen.text for r in ratios)
+    # the digest on the first page
+    assert seen.text in (ROOT / "chapters/intro.md").read_text()
+    none = claims.look(claims.table1_at_its_width, stored[stored["width"] < 64])
+    assert none.text == "none of the six runs is stored" and not none.statements
 
 
 def test_the_manifest_counts_what_the_files_hold():

@@ -81,10 +81,10 @@ def _where(runs: pd.DataFrame, **fields) -> pd.DataFrame:
 
 
 @cache
-def _entries(profile: str) -> pd.DataFrame:
-    """The entries of a profile's grid file: network, data set, optimizer as `label`, the hash of the run, and that of the one
+def _entries(profile: str, grid: str = "grid") -> pd.DataFrame:
+    """The entries of a profile's grid file, or another file of runs there: network, data set, optimizer as `label`, the hash of the run, and that of the one
     that stands for all that take the same steps."""
-    entries = store.read_grid(project_folder(f"params/{profile}/grid.yaml"))
+    entries = store.read_grid(project_folder(f"params/{profile}/{grid}.yaml"))
     rows = [(run.arch, run.dataset, name, run.hash, same_steps(run).hash) for name, run in entries]
     return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run", "steps"])
 
@@ -151,7 +151,7 @@ def _statement(says: str, found: pd.DataFrame, column: str, less: str, more: str
     with np.errstate(divide="ignore", invalid="ignore"):  # of two zeros: no comparison
         value, fixed = (
             np.log(found[c + more].astype(float)) - np.log(found[c + less].astype(float))
-            if c + more in found
+            if {c + more, c + less} <= {*found}
             else np.nan
             for c in (column, FIXED.get(column, column))
         )
@@ -651,6 +651,24 @@ def _table1_by_its_protocol(stored) -> Seen:
     return _as_in_table1(runs)
 
 
+def table1_at_its_width(stored) -> Seen:
+    """Table 1's runs with the paper's width, too, from the initial weights of its own: value by value."""
+    paper = {name: published.TABLE1_SETTING[name] for name in ("wd", "momentum")}
+    runs = _entries("protocol", "width64")[["label", "run"]].merge(_where(stored, **paper), on="run")
+    if runs.empty:
+        raise NotRun("none of the six runs is stored")
+    theirs, statements, words = pd.DataFrame(published.TABLE1).T, [], {}
+    for c in METRICS:
+        found = runs.assign(like=runs["seed"], run_paper="the paper's " + runs["label"])
+        found[f"{c}_paper"] = runs["label"].map(theirs[c])
+        says = f"{c.upper()} is near Table 1's"
+        near = _statement(says, found, c, "_paper", "", factor=CLOSE, within=True)
+        statements.append(replace(near, gauge="the paper's is not known"))
+        words[c] = [f"{ratio:.2f}" for ratio in found[c] / found[f"{c}_paper"]]
+    of = ", ".join(f"{c.upper()} {' and '.join(ratios)}" for c, ratios in words.items())
+    return Seen(f"here over the paper's, {' and '.join(runs['label'])}: {of}", statements, runs)
+
+
 def _best(runs: pd.DataFrame) -> pd.DataFrame:
     """The table of each optimizer's best run, by label."""
     return analysis.table({name: [h] for name, h in analysis.best(_groups(runs)).items()}).set_index("label")
@@ -780,6 +798,7 @@ CLAIMS = pd.DataFrame(columns=["item", "page", "says", "look"], data=[
      "their NC3 is U-shaped; accuracy degrades with decay", _vit),
     ("Table 1", "03_adamw", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", _order_of_the_six),
     ("Table 1", "03_adamw", "the same with the paper's images, epochs and rates, at width 8", _table1_by_its_protocol),
+    ("Table 1", "03_adamw", "the same at the paper's width, from its initial weights: every value is near the paper's", table1_at_its_width),
     ("Table 2", "11_nc_in_practice", "best runs: AdamW has the smallest NC1 and NC2, the largest NC0 and NC3", _best_runs),
     ("Table 3", "14_six_settings", "36 settings, 3,888 runs, 2,500 of them valid", _counts),
     ("Table 4", "11_nc_in_practice", "the best runs' hyper-parameters: with decay, larger where decoupled", _hyperparameters),

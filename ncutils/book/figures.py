@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ncutils import analysis, store
 from ncutils.analysis import Groups
@@ -194,6 +194,30 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0"
             axis.set_xlim(ends)
             axis.set_title(f"{title}  slope {line['beta']:.3f}, R² {line['r2']:.2f}".strip())
     return _finished(figure, groups, profile)
+
+
+def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
+    """Tables 1 and 2 number by number: a panel a metric, a row an optimizer, the paper's value and, joined to it, each valid run
+    of each scale."""
+    names = [name for name in paper if any(name in groups for groups in scales.values())]
+    figure, axes = style.panels(len(style.METRICS))
+    marks = dict(zip(scales, ("o", "s", "^", "v")))
+    for axis, column in zip(axes, style.METRICS):
+        axis.plot(
+            [paper[n][column] for n in names], names, "x", color="black", ms=7, mew=2, label="paper", zorder=3
+        )
+        for shade, (scale, groups) in zip(sequence(len(scales)), scales.items()):
+            found = [(h.final[column], n) for n in names for h in groups.get(n, []) if h.valid]
+            for value, name in found:
+                axis.plot([paper[name][column], value], [name, name], color="0.75", lw=1.5, zorder=1)
+            axis.plot(*zip(*found), marks[scale], color=shade, ms=6, label=scale, zorder=2)
+        axis.set(xscale="log", title=LABELS[column], ylim=(len(names) - 0.5, -0.5))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return _finished(
+        figure, {scale: sum(groups.values(), []) for scale, groups in scales.items()}, "protocol"
+    )
 
 
 def ledger(groups: Groups, profile: str):

@@ -15,7 +15,7 @@ import yaml
 from IPython import get_ipython
 from IPython.display import Markdown, display
 
-from ncutils.analysis import Groups, once, regression, stored_grid
+from ncutils.analysis import Groups, once, regression, stored_grid, with_gauge_fixed
 from ncutils.book import figures
 from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
@@ -261,6 +261,18 @@ def grid_runs(grid: str, train: bool = False, device: str | None = None, **field
         text += f" {len(missing)} more are not stored: `python -m ncutils sweep {grid}` trains them."
     say(text)
     return groups
+
+
+def protocol(**fields) -> dict[str, Groups]:
+    """The stored runs by the paper's own protocol (the grids of params/protocol) with these values of fields, by width, the
+    largest first ("width 64", ...), and by optimizer; gauge-fixed metrics among the columns of their frames."""
+    by_width: dict[int, Groups] = {}
+    for path in sorted(project_folder("params/protocol").glob("*.yaml")):
+        for name, histories in stored_grid(path)[0].items():
+            for h in histories:
+                if all(getattr(h.run, field) == value for field, value in fields.items()):
+                    by_width.setdefault(h.run.width, {}).setdefault(name, []).append(h)
+    return {f"width {width}": with_gauge_fixed(by_width[width]) for width in sorted(by_width, reverse=True)}
 
 
 def trained(groups: dict, device: str | None = None) -> dict:

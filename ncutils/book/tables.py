@@ -57,6 +57,26 @@ def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
+def beside_paper(scales: dict[str, Groups], paper: dict, changes: dict | None = None) -> pd.DataFrame:
+    """Tables 1 and 2 number by number: a row an optimizer and metric, with the paper's value and that of a run of each scale,
+    in brackets each one's change since initialisation, and its ratio to the paper's."""
+    rows = {}
+    for name, values in paper.items():
+        for column, value in values.items():
+            change = (changes or {}).get(name, {}).get(column)
+            row = {"paper": f"{value:g}" + ("" if change is None else f" ({_percent(change / 100)})")}
+            for scale, groups in scales.items():
+                for h in (h for h in groups.get(name, []) if not h.diverged):
+                    last, at = h.final[column], scale + f", seed {h.run.seed}" * (h.run.seed != 3141)
+                    row[at] = f"{last:.3g} ({_percent(last / h.frame[column].iloc[0] - 1)})" + (
+                        " †" * (not h.valid)
+                    )
+                    row[f"{at}, ratio"] = f"{last / value:.2f}"
+            if len(row) > 1:
+                rows[name, LABELS[column]] = row
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis(["optimizer", "metric"])
+
+
 def _percent(change: float) -> str:
     text = "≫ 100 %" if change > 2 else "< -99.5 %" if change < -0.995 else f"{100 * change:+.1f} %"
     return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
