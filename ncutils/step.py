@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,10 +44,10 @@ def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
     return make_optimizer(model.parameters(), head=head.parameters(), **run.model_dump(include=settings))
 
 
-def features_of(model, images: torch.Tensor, precision: str = "float32", compiled=None) -> torch.Tensor:
-    """Features [N, p] in float32, by `compiled` where it is given; with precision "bf16" the backbone computes in bfloat16."""
+def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
+    """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        features = (compiled or model.features)(images)
+        features = model.features(images)
     return features.float()
 
 
@@ -71,7 +72,7 @@ class Step:
         self.rates: list[float] = []
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.replay: Callable | None = None
-        self.compiled: Callable | None = None
+        self.compiled: SimpleNamespace | None = None  # with `features` as the model's
 
     @property
     def way(self) -> str:
@@ -96,8 +97,8 @@ class Step:
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Leaves the loss's gradient in the parameters; returns the loss."""
-        compiled = self.compiled if len(y) == self.size else None
-        features = features_of(self.model, x, self.run.precision, compiled)
+        network = self.compiled if self.compiled and len(y) == self.size else self.model
+        features = features_of(network, x, self.run.precision)
         loss = F.cross_entropy(self.model.classifier(features), y)
         self.optimizer.zero_grad()
         loss.backward()
@@ -144,7 +145,7 @@ class Step:
         try:
             beside = self._beside_a_graph()
             if self.run.width >= 32 and self.model.classifier.weight.is_cuda:
-                self.compiled = torch.compile(self.model.features, dynamic=False)
+                self.compiled = SimpleNamespace(features=torch.compile(self.model.features, dynamic=False))
             ordinary, again = (_aside(lambda: ends(self._take)) for _ in range(2))
             if beside != self._beside_a_graph():
                 raise ValueError("the optimizer has state that is not on the GPU, or moves")

@@ -135,7 +135,7 @@ def test_captions_and_sentences_count_the_same_steps_once(tmp_path, monkeypatch)
     monkeypatch.setattr(pages, "say", said := [].append)
     kept = [*sgd_and_sgdw(), *sgd_and_sgdw(momentum=0.9)]
     figure = figures.scatter({"SGD": kept[::2], "SGDW": kept[1::2]}, "test")
-    assert "Seed 0. 3 runs, none dropped" in figure.texts[-1].get_text()
+    assert "Seed 0. 3 runs, none dropped" in figure.provenance
     (tmp_path / "grid.yaml").write_text("entries: [{optimizer: [SGD, SGDW], wd: 0.1, momentum: [0, 0.9]}]")
     for h in kept:
         Store().put(h)
@@ -192,7 +192,7 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
     figure = figures.decay_sweep({"Adam": runs, "AdamW": []}, "test")
     axis = figure.axes[0]
     assert axis.lines[0].get_xdata().tolist() == [0.1, 1] and axis.lines[0].get_ydata().tolist() == [2, 0.5]
-    text = figure.texts[-1].get_text()
+    text = figure.provenance
     assert "4 runs, 1 of them fails the paper's filter (1 under 99 % training accuracy, 0 diverged)" in text
     nothing = figures.scatter({"Adam": [runs[-1]]}, "test", fit=True)
     assert all(axis.texts[0].get_text() == "no valid run" for axis in nothing.axes)
@@ -235,7 +235,7 @@ def test_nothing_is_averaged_over_a_run_that_diverged():
             else []
         )
         assert drawn and max(drawn) < 3, draw.__name__
-        assert "1 diverged" in figure.texts[-1].get_text()
+        assert "1 diverged" in figure.provenance
     table = tables.final_table({"SGD": [good, bad], "SGDW": [bad]}, {})
     assert table.loc["SGD", ("NC0", "here")].startswith("2<br>(") and "1 of 2 dropped" in str(
         table.loc["SGD"].iloc[-1]

@@ -79,18 +79,15 @@ def main_runs(stored: pd.DataFrame, optimizer: str) -> pd.DataFrame:
 
 
 def captions_in(chapter) -> list[str]:
-    """What stands under the figures of an executed chapter."""
-    found = []
-    for output in outputs(chapter):
-        texts = re.findall(r"<text[^>]*>([^<]*)", output.get("data", {}).get("image/svg+xml", ""))
-        found += [" ".join(texts[i : i + 3]) for i, text in enumerate(texts) if text.startswith("Profile ")]
-    return found
+    """What the figures of an executed chapter rest on."""
+    figures = [output.get("metadata", {}).get("figure", {}) for output in outputs(chapter)]
+    return [about["provenance"] for about in figures if about.get("provenance")]
 
 
 def check_caption(caption: str, stored: pd.DataFrame) -> int:
     """Every number of a caption is one of stored runs that are like it; returns how many there are."""
     part = re.match(
-        r"Profile (?:quick|laptop): (.+?), width (\d+), (.+?), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
+        r"Profile (?:quick|laptop|protocol(?:, width \d+)?): (.+?), width (\d+), (.+?), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
         r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?(\d+) % training accuracy(?:, (\d+) diverged)?",
         caption,
     )

@@ -656,7 +656,7 @@ def table1_at_its_width(stored) -> Seen:
     paper = {name: published.TABLE1_SETTING[name] for name in ("wd", "momentum")}
     runs = _entries("protocol", "width64")[["label", "run"]].merge(_where(stored, **paper), on="run")
     if runs.empty:
-        raise NotRun("none of the six runs is stored")
+        raise NotRun("0 of the six runs are stored")
     theirs, statements, words = pd.DataFrame(published.TABLE1).T, [], {}
     for c in METRICS:
         found = runs.assign(like=runs["seed"], run_paper="the paper's " + runs["label"])

@@ -1,4 +1,4 @@
-"""Stored runs -> matplotlib figures. Each carries its profile, data, seeds and run counts.
+"""Stored runs -> matplotlib figures. Each knows its profile, data, seeds and run counts (`provenance`).
 
 Final metrics come from the tidy table (`analysis.table`), curves over the epochs from `History.frame`. The paper's figures
 that a function redraws are named where it is defined; looks are those of `style`.
@@ -22,7 +22,7 @@ COLOURS, STYLES, LABELS = style.COLOURS, style.STYLES, style.LABELS
 set_style, log_scale, sequence = style.set_style, style.log_scale, style.sequence
 
 
-def caption(histories: list[History], profile: str) -> str:
+def provenance(histories: list[History], profile: str) -> str:
     """What a figure rests on: profile, networks, data, epochs, seeds, how many runs (`analysis.once`) and how many fall to
     the filter."""
     histories = analysis.once(histories)
@@ -42,10 +42,9 @@ def caption(histories: list[History], profile: str) -> str:
     return text + f", {dropped} of them fail{'s' * (dropped == 1)} the paper's filter ({reasons})."
 
 
-def caption_below(figure, histories: list[History], profile: str) -> None:
-    """Writes the caption under a figure."""
-    text = caption(histories, profile)
-    figure.text(0.5, -0.02, text, ha="center", va="top", fontsize=8, color="0.35", wrap=True)
+def rests_on(figure, histories: list[History], profile: str) -> None:
+    """Keeps a figure's `provenance` with it, for its caption (`captions.caption`)."""
+    figure.provenance = provenance(histories, profile)
 
 
 def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", "nc3"), laws=None):
@@ -152,7 +151,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         image = axis.imshow(logs, cmap="viridis", aspect="auto", origin="lower")
         dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
         for i, j in np.ndindex(cells.shape):
-            value, colour = cells.iat[i, j], "black" if logs.iat[i, j] > dark else "white"
+            value, colour = cells.iat[i, j], style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1]
             if np.isnan(logs.iat[i, j]):
                 colour = "0.45"
                 hatched = {"fill": False, "hatch": "///", "ec": "0.8", "lw": 0}
@@ -163,7 +162,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         axis.set_xticks(range(cells.shape[1]), [f"{wd:g}" for wd in cells.columns], fontsize=8)
         axis.set_yticks(range(cells.shape[0]), [f"{momentum:g}" for momentum in cells.index], fontsize=8)
         axis.grid(visible=False)
-    caption_below(figure, histories, profile)
+    rests_on(figure, histories, profile)
     return figure
 
 
@@ -249,7 +248,7 @@ def law_figure(histories: list[History], profile: str):
     axis.set(xlabel="step", ylabel="NC0 / initial NC0")
     log_scale(axis)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    caption_below(figure, histories, profile)
+    rests_on(figure, histories, profile)
     return figure
 
 
@@ -264,7 +263,7 @@ def gram_figure(history: History, profile: str):
             image = axis.imshow(gram / np.outer(left, right), cmap="RdBu_r", vmin=-1, vmax=1)
             axis.set(title=f"{name}, epoch {epoch}", xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.8)
-    caption_below(figure, [history], profile)
+    rests_on(figure, [history], profile)
     return figure
 
 
@@ -331,7 +330,7 @@ def _finished(figure, groups: Groups, profile: str):
     handles, labels = figure.axes[0].get_legend_handles_labels()
     columns = len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
-    caption_below(figure, [h for histories in groups.values() for h in histories], profile)
+    rests_on(figure, [h for histories in groups.values() for h in histories], profile)
     return figure
 
 

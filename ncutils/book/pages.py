@@ -17,6 +17,7 @@ from IPython.display import Markdown, display
 
 from ncutils.analysis import Groups, once, regression, stored_grid, with_gauge_fixed
 from ncutils.book import figures
+from ncutils.book.captions import caption as caption  # for the notebooks
 from ncutils.book.style import METRICS as METRICS  # for the notebooks
 from ncutils.files import project_folder
 from ncutils.optimizers import NAMES, RULES, find_rule

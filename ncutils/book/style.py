@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
+import functools
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from ncutils.optimizers import OPTIMIZERS
 
 # Coupled decay is blue, solid, with full markers; decoupled decay orange, dashed, with hollow ones; a shade and a
-# marker a rule.
-COLOURS = dict(zip(OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#6aaed6", "#fda34d"]))
+# marker a rule. Each has a contrast of 3 or more on white, and so on a dark page (`in_dark`).
+COLOURS = dict(zip(OPTIMIZERS, ["#08306b", "#8c3a00", "#2171b5", "#d95f0e", "#4f94cd", "#c77d1a"]))
 MARKERS = dict(zip(OPTIMIZERS, "ooss^^"))
 for marks in (COLOURS, MARKERS):
     marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
@@ -39,6 +42,56 @@ def set_style() -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg")
+
+
+DARK = "#14181e"  # the ground of the theme's dark pages
+ON_COLOUR = (
+    "#010101",
+    "#fefefe",
+)  # black and white on a coloured cell, which stay what they are on a dark page
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours #rrggbb: (L1 + 0.05) / (L2 + 0.05) of their relative luminances, 1 to 21 (WCAG 2)."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@functools.cache
+def in_dark(colour: str) -> str:
+    """The colour of the same hue that stands out from a dark page as this one does from a white one, or white."""
+    hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+    low, high, found = 0.0, 1.0, "#ffffff"
+    for _ in range(12):
+        middle = (low + high) / 2
+        rgb = colorsys.hls_to_rgb(hue, middle, saturation)
+        found = "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+        enough = contrast(found, DARK) >= contrast(colour, "#ffffff") and contrast(
+            found, "#000000"
+        ) > contrast(DARK, "#000000")
+        low, high = (low, middle) if enough else (middle, high)
+    return found
+
+
+def in_page(svg: str) -> str:
+    """An SVG whose colours turn with the page's, light or dark; elsewhere it is as it was."""
+
+    def both(match):
+        colour = match[1]
+        if colour in ON_COLOUR:
+            return match[0]
+        if colour == "#ffffff":
+            return ": var(--pst-color-background, #ffffff)"
+        return f": light-dark({colour}, {in_dark(colour)})"
+
+    # what has no colour of its own is black
+    return re.sub(r": (#[0-9a-f]{6})\b", both, svg.replace("<svg ", '<svg style="fill: #000000" ', 1))
 
 
 def look(label: str) -> dict:

@@ -1,0 +1,102 @@
+"""Captions: a figure's name, words and provenance, the numbers that it shows, and how a built page holds all of that.
+
+In a notebook the caption stands under the picture, as Markdown. In the built page the two are one `<figure>`, the picture within
+the page, so that it takes the page's colours; MyST-NB finds `Figures`, which makes it, by its entry point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import re
+import urllib.parse
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+from ncutils.book.style import in_page
+
+MOST_POINTS = 300  # of a line, in the numbers beside a figure
+
+
+def caption(name: str, text: str) -> None:
+    """Shows the cell's last figure and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
+    is the book's own), `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.caption_below`)."""
+    figure = plt.gcf()
+    rests_on = getattr(figure, "provenance", "")
+    about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
+    display({"image/svg+xml": as_svg(figure), "text/plain": name}, metadata={"figure": about}, raw=True)
+    plt.close(figure)
+    small = f"<br><small>{rests_on}</small>" if rests_on else ""
+    display(Markdown(f"**{name}.** {text}{small}"), metadata={"caption": name})
+
+
+def numbers(figure: Figure) -> str:
+    """What a figure shows as CSV: panel, label, x, y; of bars their far corner, of a heat map row and column in place of x."""
+    rows: list[tuple] = []
+    for i, axis in enumerate(figure.axes):
+        panel = axis.get_title() or axis.get_ylabel() or str(i + 1)
+        for line in axis.lines:
+            if line.get_transform() == axis.transData:  # else a rule across the panel
+                x, y = (np.atleast_1d(values) for values in line.get_data())
+                every = slice(None, None, max(1, len(x) // MOST_POINTS))
+                rows += [(panel, line.get_label(), *point) for point in zip(x[every], y[every])]
+        for points in axis.collections:
+            if points.get_offset_transform() == axis.transData:
+                rows += [(panel, points.get_label(), *point) for point in np.asarray(points.get_offsets())]
+        for bars in axis.containers:
+            ends = [
+                (b.get_x() + b.get_width(), b.get_y() + b.get_height()) for b in getattr(bars, "patches", ())
+            ]
+            rows += [(panel, bars.get_label(), *end) for end in ends]
+        for image in axis.images:
+            values = np.ndenumerate(np.atleast_2d(image.get_array()))
+            rows += [(panel, "", f"row {at[0]}, column {at[1]}", value) for at, value in values]
+    table = pd.DataFrame(rows, columns=["panel", "label", "x", "y"])
+    table["label"] = [re.sub("^_.*", "", str(label)) for label in table["label"]]  # matplotlib's own names
+    for of in ("x", "y"):
+        table[of] = [v if isinstance(v, str) else f"{v:.6g}" for v in table[of]]
+    return table.to_csv(index=False)
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as SVG in the colours of the page that holds it."""
+    content = io.StringIO()
+    figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = content.getvalue()
+    return in_page(svg[svg.index("<svg") :])
+
+
+class Figures:
+    """MyST-NB's renderer of figures and their captions."""
+
+    mime_priority_overrides = ()
+
+    @staticmethod
+    def handle_mime(renderer, data, inline):
+        """The nodes of a figure that has a caption, none for the caption's own output, None for all else."""
+        from docutils import nodes
+
+        if data.mime_type == "text/markdown" and "caption" in data.output_metadata:
+            return []
+        about = data.output_metadata.get("figure")
+        if data.mime_type != "image/svg+xml" or not about:
+            return None
+        name, file = about["name"], about["name"].lower().replace(" ", "-")
+        words = re.sub(r"\]\([^)]*\)|[\[*_`$\\{}]", "", about["caption"])
+        svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", data.string, count=2)
+        svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(f"{name}. {words}")}" ', 1)
+        link = f"data:text/csv;charset=utf-8,{urllib.parse.quote(about['numbers'])}"
+        below = f'{html.escape(about["provenance"])} <a download="{file}.csv" href="{link}">Numbers (CSV)</a>'
+        text = dataclasses.replace(
+            data, mime_type="text/markdown", content=f"**{name}.** {about['caption']}", output_metadata={}
+        )
+        return [
+            nodes.raw("", f'<figure class="drawn" id="{file}">{svg}<figcaption>', format="html"),
+            *renderer.render_markdown(text),
+            nodes.raw("", f'<p class="provenance">{below}</p></figcaption></figure>', format="html"),
+        ]

@@ -1,0 +1,115 @@
+"""Figures in a page: their captions, the numbers beside them, their colours."""
+
+import csv
+import io
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from ncutils.book import captions, style
+from ncutils.optimizers import OPTIMIZERS
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed: data and metadata."""
+    found = []
+
+    def display(data, metadata, raw=False):
+        found.append((data if raw else {"text/markdown": data.data}, metadata))
+
+    monkeypatch.setattr(captions, "display", display)
+    return found
+
+
+def draw():
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot([1, 2, 3], [0.5, 0.25, 0.125], color="#2171b5", label="Adam")
+    left.scatter([4, 5], [6, 7], label="runs")
+    left.axhline(1, color="black")
+    left.set_title("NC0")
+    right.bar([0, 1], [2.0, 3.0], 1.0, label="shares")
+    right.imshow(np.array([[1.0, 2.0]]))
+    figure.provenance = "Profile test: 3 runs <none dropped>."
+
+
+def test_a_caption_tells_name_words_provenance_and_numbers(shown):
+    draw()
+    captions.caption("Figure 5", "NC0 of *Adam*, see [there](a.md), over $t$.")
+    (picture, about), (text, mark) = shown
+    assert about["figure"]["name"] == "Figure 5" and mark == {"caption": "Figure 5"} and not plt.get_fignums()
+    assert (
+        text["text/markdown"].startswith("**Figure 5.** NC0 of *Adam*")
+        and "Profile test" in text["text/markdown"]
+    )
+    rows = list(csv.reader(io.StringIO(about["figure"]["numbers"])))
+    assert rows[0] == ["panel", "label", "x", "y"]
+    assert [r for r in rows if r[1] == "Adam"] == [
+        ["NC0", "Adam", x, y] for x, y in (("1", "0.5"), ("2", "0.25"), ("3", "0.125"))
+    ]
+    assert [r[2:] for r in rows if r[1] == "runs"] == [["4", "6"], ["5", "7"]]
+    assert [r[2:] for r in rows if r[1] == "shares"] == [["0.5", "2"], ["1.5", "3"]]
+    assert [r[2:] for r in rows if "row" in r[2]] == [["row 0, column 0", "1"], ["row 0, column 1", "2"]]
+    assert len(rows) == 1 + 3 + 2 + 2 + 2  # the rule across the panel is no number
+    assert picture["image/svg+xml"].startswith("<svg ")
+
+
+def test_a_page_holds_a_figure_with_a_label_and_its_caption_once(shown):
+    draw()
+    captions.caption("Figure 5", "NC0 of *Adam*, see [there](a.md), over $t$.")
+    (picture, about), (_, mark) = shown
+
+    class Renderer:
+        def render_markdown(self, data):
+            return [data.content]
+
+    def handle(mime, content, metadata):
+        data = captions_data(mime, content, metadata)
+        return captions.Figures.handle_mime(Renderer(), data, False)
+
+    before, text, after = handle("image/svg+xml", picture["image/svg+xml"], about)
+    html = before.astext() + text + after.astext()
+    assert (
+        '<figure class="drawn" id="figure-5"><svg role="img" aria-label="Figure 5. NC0 of Adam, see there, over t."'
+        in html
+    )
+    assert not re.search(r'<svg[^>]* width="', html) and html.count("<figure") == html.count("</figure>") == 1
+    assert "&lt;none dropped&gt;" in html and 'download="figure-5.csv"' in html
+    assert handle("text/markdown", "x", mark) == []
+    assert handle("image/svg+xml", "<svg/>", {}) is None and handle("text/markdown", "x", {}) is None
+
+
+def captions_data(mime, content, metadata):
+    from myst_nb.core.render import MimeData
+
+    return MimeData(mime, content, output_metadata=metadata)
+
+
+def test_colours_turn_with_the_page():
+    svg = '<svg xmlns="x"><path style="stroke: #2171b5; fill: #ffffff"/><text style="fill: #fefefe">1</text></svg>'
+    turned = style.in_page(svg)
+    assert (
+        turned.startswith('<svg style="fill: light-dark(#000000, #')
+        and "stroke: light-dark(#2171b5, #" in turned
+    )
+    assert "var(--pst-color-background, #ffffff)" in turned and 'style="fill: #fefefe"' in turned
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_seen_on_both_grounds(name):
+    colour = style.COLOURS[name]
+    dark = style.in_dark(colour)
+    assert style.contrast(colour, "#ffffff") >= 3 and style.contrast(dark, style.DARK) >= 2.9
+    # the same hue: red, green and blue in the same order
+    order = [np.argsort([int(c[i : i + 2], 16) for i in (1, 3, 5)]).tolist() for c in (colour, dark)]
+    assert order[0] == order[1]
+
+
+def test_contrast_is_that_of_the_recommendation():
+    """W3C's own examples: black on white 21, #777777 on white 4.48."""
+    assert style.contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert style.contrast("#ffffff", "#777777") == pytest.approx(4.48, abs=0.005)
+    grey = style.in_dark("#777777")
+    assert style.contrast(grey, style.DARK) == pytest.approx(4.48, abs=0.1)
