@@ -26,3 +26,29 @@ addEventListener("DOMContentLoaded", async () => {
     place.dataset.ready = true
   }
 })
+
+// The scoreboard's menus: what does not fit them is hidden, and a claim with nothing left, too.
+addEventListener("DOMContentLoaded", () => {
+  const form = document.querySelector(".board-filter")
+  if (!form) return
+  form.hidden = false
+  const board = form.closest(".board"), claims = [...board.querySelectorAll(".claim")]
+  const fits = (chosen, value) => !chosen || value.split(" ").includes(chosen) || value == chosen
+  form.addEventListener("input", () => {
+    const {verdict, optimizer, setting} = Object.fromEntries(new FormData(form))
+    let shown = 0
+    for (const claim of claims) {
+      const lines = [...claim.querySelectorAll(".statement")]
+      for (const line of lines)
+        line.hidden = !(line.dataset.verdict == (verdict || line.dataset.verdict) && fits(optimizer, line.dataset.optimizers) && (setting || claim.dataset.setting) == claim.dataset.setting)
+      claim.hidden = lines.every(line => line.hidden)
+      shown += lines.filter(line => !line.hidden).length
+    }
+    for (const title of board.querySelectorAll(".setting")) {
+      let next = title.nextElementSibling
+      while (next?.hidden) next = next.nextElementSibling
+      title.hidden = !next?.matches(".claim")
+    }
+    form.querySelector("output").textContent = `${shown} statement${shown == 1 ? "" : "s"}`
+  })
+})

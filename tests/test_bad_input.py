@@ -323,7 +323,8 @@ def test_text_files_are_utf_8_whatever_the_locale(encoding, tmp_path):
 def test_the_books_texts_are_read_and_written_whatever_the_locale(tmp_path):
     (tmp_path / "chapters").mkdir()
     for page in ("chapters/intro.md", "chapters/scoreboard.md", "chapters/verdict.md", "README.md"):
-        (tmp_path / page).write_text(f"{NAMED}\n<!-- scoreboard -->\n<!-- end of scoreboard -->\n", "utf-8")
+        marks = "".join(f"<!-- {what} -->\n<!-- end of {what} -->\n" for what in ("scoreboard", "facts"))
+        (tmp_path / page).write_text(f"{NAMED}\n{marks}", "utf-8")
     code = f"from pathlib import Path; from ncutils.book import scoreboard; scoreboard.write(Path({str(tmp_path)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],

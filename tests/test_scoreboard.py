@@ -291,6 +291,48 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
     assert none.text == "0 of the six runs are stored" and not none.statements
 
 
+def test_the_first_sentence_of_the_book_is_what_the_board_says(board):
+    """That NC0 vanishes or not by where Adam's and Signum's decay enters, and that a gap stays with the gauge fixed."""
+    text = (ROOT / "chapters/intro.md").read_text()
+    assert "with it fixed,\ndecay on the weights still leaves the last layer farther from collapse" in text
+    together = board[board["claim"].str.startswith("the six settings together")]
+    for says in ("AdamW above Adam in NC3, AdamW's decay has acted", "SignumW above Signum in NC3"):
+        (row,) = [r for r in together.itertuples() if r.statement.says.startswith(says)]
+        assert row.verdict == row.fixed_verdict == "supported"
+    for says in ("AdamW above Adam in NC0, AdamW's decay has acted", "SignumW above Signum in NC0"):
+        (row,) = [r for r in together.itertuples() if r.statement.says.startswith(says)]
+        assert row.verdict == "supported"
+
+
+def board_rows(page: str) -> list[dict]:
+    """The statements of the scoreboard's page: verdict, words, count, and what is folded behind it, read back from its HTML."""
+    rows = []
+    for attributes, inner in re.findall(r'<li class="statement" ([^>]*)>(.*?)</li>', page):
+        row = dict(re.findall(r'data-(\w+)="([^"]*)"', attributes))
+        row["chip"] = re.search(r'<span class="chip [\w-]+">([^<]*)</span>', inner)[1]
+        row |= dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", inner))
+        row["count"] = (re.findall(r'<span class="count">([^<]*)</span>', inner) or [""])[0]
+        rows.append(row)
+    return rows
+
+
+def test_the_page_holds_every_statement_verdict_first_with_its_figure(board):
+    page = (ROOT / "chapters/scoreboard.md").read_text()
+    rows = board_rows(page)
+    assert [r["chip"] for r in rows] == [r["verdict"] for r in rows] == board["verdict"].tolist()
+    for shown, row in zip(rows, board.itertuples(), strict=True):
+        assert shown["count"] == (f"{row.counted.k:,} of {row.counted.n:,}" if row.counted.n else "")
+        if row.counted.n:
+            assert shown["comparisons"].startswith(f"{shown['count']} (") and shown["gauge fixed"]
+        named = {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", row.statement.says)}
+        assert not named or {*shown["optimizers"].split()} == named
+    links = re.findall(
+        r'<h4><a href="([\w]+)\.html#([a-z]+)-(\d+)">(\w+) (\d+)', page.replace("Figures", "Figure")
+    )
+    assert len(links) == board.groupby(["item", "claim"]).ngroups
+    assert all((kind, n) == (word.lower(), m) for _, kind, n, word, m in links)
+
+
 def test_the_manifest_counts_what_the_files_hold():
     listed = pd.read_csv(ROOT / "results" / "manifest.csv", index_col="file")
     files = sorted((ROOT / "results").glob("*.parquet"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
 
 from ncutils.book import claims, verdicts
 from ncutils.book.verdicts import VERDICTS, Counted, Statement
+from ncutils.optimizers import OPTIMIZERS
 
 
 def board(stored: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -51,7 +54,7 @@ def write(project: Path) -> None:
     counts = counted(table)
     _put(
         project / "chapters/scoreboard.md",
-        "\n\n".join([rule(), counts, _statements(table), _filters(stored), _words(table)]),
+        "\n\n".join([counts, _statements(table), "## How a verdict is reached", rule(), _filters(stored)]),
     )
     sentences = verdict(table)
     _put(
@@ -59,7 +62,8 @@ def write(project: Path) -> None:
         "\n".join(f"{i}. **{short}.** {s}" for i, (short, s) in enumerate(sentences.items(), 1)),
     )
     short = "\n".join(f"- {name}." for name in list(sentences)[:4])  # the counts say the other two
-    if (again := claims.look(claims.table1_at_its_width, stored)).statements:
+    again = claims.look(claims.table1_at_its_width, stored)
+    if again.statements:
         short += (
             f"\n- Run again at the paper's width, {scale(again.runs).partition(', ')[2]}, from Table 1's own initial weights, {again.text} "
             "([one run each](03_adamw.ipynb))."
@@ -68,10 +72,26 @@ def write(project: Path) -> None:
         project / "chapters/intro.md",
         f"{short}\n\n{counts} [The verdict](verdict.md) has the numbers, [the scoreboard](scoreboard.md) each statement.",
     )
+    _put(project / "chapters/intro.md", facts(table, again), "facts")
     _put(
         project / "README.md",
         f"{counts} [The verdict](chapters/verdict.md), [statement by statement](chapters/scoreboard.md).",
     )
+
+
+def facts(table: pd.DataFrame, again: claims.Seen) -> str:
+    """Three cards for the first screen: how much is judged, at which scale, what was not run."""
+    n, scales = table["verdict"].value_counts(), table["scale"].replace("", pd.NA).mode()
+    each = ", ".join(f"{n[v]} {v}" for v in VERDICTS if v in n)
+    most = f"Most rest on {scales.iloc[0]}." if len(scales) else "No run is stored."
+    names = " and ".join(again.runs["label"]) if again.statements else "None"
+    cards = {
+        f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}.",
+        "At which scale": f"{most} At the paper's own, of Table 1: {names}.",
+        "Not run": "ImageNet, and the grid of 3,888 runs at the paper's width.",
+    }
+    items = "\n".join(f":::{{grid-item-card}} {title}\n{text}\n:::" for title, text in cards.items())
+    return f"::::{{grid}} 1 1 3 3\n:gutter: 2\n\n{items}\n::::"
 
 
 def counted(table: pd.DataFrame) -> str:
@@ -92,7 +112,7 @@ def rule() -> str:
   {100 * v.MINORITY:.0f} % do, and it lies below. **Not decided**: the interval holds both one half and such a majority, or all comparisons are of fewer than
   {v.FEWEST} settings and seeds. **Mixed**: any other. **Not run**: there is nothing to compare.
 - Close means within a factor of {v.CLOSE:g}; a curve has settled within a factor of {v.STILL:g}; an accuracy stays within {v.ACCURACY:g}; an order of magnitude is {v.MUCH:g};
-  metrics are unrelated under a rank correlation of {v.UNRELATED:g}. The last column says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
+  metrics are unrelated under a rank correlation of {v.UNRELATED:g}. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
 - The p after Holm is that of one half; a family is the figure of the main text with its five counterparts in the appendix, or all statements of one row.
   It decides nothing here; the level is {v.LEVEL:g}."""
@@ -126,28 +146,76 @@ def fixed(row) -> str:
 
 
 def _statements(table: pd.DataFrame) -> str:
-    rows = [
-        "| statement | the paper's way | gauge fixed | ratio | p, Holm | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (item, claim), lines in table.groupby(["item", "claim"], sort=False):
-        for i, r in enumerate(lines.itertuples()):
-            name = "" if i else f"[{item}]({r.page}.ipynb): "
-            says = claim if r.statement.says == claim else f"{_setting(claim)}{r.statement.says}"
-            why = f" ({r.statement.why})" if r.statement.why else ""
-            n, p = r.counted.sets, f"{r.p:.2g}" if r.counted.n else ""
-            way = f"{share(r.counted)}, {n} set{'s' if n > 1 else ''}" if r.counted.n else ""
-            moves = f"; {r.moves}" if r.moves else ""
-            cells = (
-                f"{name}{says}{why}",
-                way,
-                fixed(r),
-                ratio(r.statement.effect()),
-                p,
-                f"**{r.verdict}**{moves}",
-            )
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([":::{div} full-width", *rows, ":::"])
+    """The statements as HTML, verdict first, by setting and claim; what stands behind a verdict folded. static/book.js filters them."""
+    scales = table["scale"].replace("", pd.NA).mode()
+    usual = scales.iloc[0] if len(scales) else ""
+    said = f"All runs are of {usual}, where nothing else stands." if usual else "No run is stored."
+    lines, above = [f'<div class="board"><p>{said}</p>', _filter(table)], ""
+    for (item, claim), rows in table.groupby(["item", "claim"], sort=False):
+        setting = _setting(claim).removesuffix(": ") or "The main text"
+        if setting != above:
+            lines.append(f'<h3 class="setting">{html.escape(setting[0].upper() + setting[1:])}</h3>')
+            above = setting
+        first = rows.iloc[0]
+        kind, number = re.findall(r"[A-Z][a-z]+|\d+", item)[:2]  # of several figures the first
+        place = f"{first.page}.html#{kind.lower().removesuffix('s')}-{number}"
+        at = f" ({first.scale})" if first.scale not in ("", usual) else ""
+        says = claim.removeprefix(_setting(claim))
+        lines += [
+            f'<section class="claim" data-setting="{html.escape(setting)}">',
+            f'<h4><a href="{place}">{item}</a> {html.escape(says)}</h4>',
+            f'<p class="seen">{html.escape(first.sees + at)}</p>' if first.sees else "",
+            "<ul>",
+            *(_statement(r) for r in rows.itertuples()),
+            "</ul></section>",
+        ]
+    return "\n".join([line for line in lines if line] + ["</div>"])
+
+
+def _statement(row) -> str:
+    """A statement's line: verdict, words, count; folded: interval, gauge fixed, ratio, p, what would change the verdict."""
+    c, statement = row.counted, row.statement
+    chip = f'<span class="chip {row.verdict.replace(" ", "-")}">{row.verdict}</span>'
+    words = html.escape(statement.says + (f" ({statement.why})" if statement.why else ""))
+    data = f'class="statement" data-verdict="{row.verdict}" data-optimizers="{_optimizers(row)}"'
+    if not c.n:
+        return f"<li {data}>{chip} {words}</li>"
+    behind = {
+        "comparisons": f"{share(c)}, {c.sets} set{'s' * (c.sets > 1)} of setting and seed",
+        "gauge fixed": fixed(row),
+        "median ratio": ratio(statement.effect()),
+        "p, Holm": f"{row.p:.2g}",
+        "the verdict would be": row.moves,
+    }
+    terms = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in behind.items() if v)
+    count = f'<span class="count">{c.k:,} of {c.n:,}</span>'
+    return f"<li {data}><details><summary>{chip} {words} {count}</summary><dl>{terms}</dl></details></li>"
+
+
+def _optimizers(row) -> str:
+    """The optimizers that a statement or else its claim names."""
+    for words in (row.statement.says, row.claim):
+        if named := [name for name in OPTIMIZERS if re.search(rf"\b{name}\b", words)]:
+            return " ".join(named)
+    return ""
+
+
+def _filter(table: pd.DataFrame) -> str:
+    """Menus for verdict, optimizer and setting; hidden where no script can answer them."""
+    settings = dict.fromkeys(
+        _setting(claim).removesuffix(": ") or "The main text" for claim in table["claim"]
+    )
+    n = table["verdict"].value_counts()
+    menus = {
+        "verdict": {v: f"{v} ({n.get(v, 0)})" for v in VERDICTS},
+        "optimizer": {name: name for name in OPTIMIZERS},
+        "setting": {html.escape(name): html.escape(name) for name in settings},
+    }
+    labels = ""
+    for name, options in menus.items():
+        each = "".join(f'<option value="{value}">{words}</option>' for value, words in options.items())
+        labels += f'<label>{name} <select name="{name}"><option value="">all</option>{each}</select></label>'
+    return f'<form class="board-filter" hidden>{labels}<output>{len(table)} statements</output></form>'
 
 
 def _setting(claim: str) -> str:
@@ -167,22 +235,6 @@ def _filters(stored: pd.DataFrame) -> str:
     ]
     lines = [f"| | {' | '.join(table)} |", "|---" * (len(table.columns) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(values)} |" for name, *values in table.itertuples()]
-    return "\n\n".join([*rows, "\n".join(lines)])
-
-
-def _words(table: pd.DataFrame) -> str:
-    """What is seen in words, a line a figure, and its scale where it is not the usual one."""
-    once = table.drop_duplicates(["item", "claim"])
-    usual = once["scale"].replace("", pd.NA).mode()
-    usual = usual.iloc[0] if len(usual) else ""
-    rows = [
-        "## In words",
-        f"All runs are of {usual}, where nothing else stands." if usual else "No run is stored.",
-    ]
-    lines = ["| in the paper | it says | here |", "|---|---|---|"]
-    for r in once[once["sees"] != ""].itertuples():
-        at = f" ({r.scale})" if r.scale not in ("", usual) else ""
-        lines.append(f"| [{r.item}]({r.page}.ipynb) | {r.claim} | {r.sees}{at} |")
     return "\n\n".join([*rows, "\n".join(lines)])
 
 
@@ -262,11 +314,11 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _put(page: Path, text: str) -> None:
+def _put(page: Path, text: str, what: str = "scoreboard") -> None:
     """Writes a text between the page's two marks."""
-    first, last = "<!-- scoreboard -->", "<!-- end of scoreboard -->"
+    first, last = f"<!-- {what} -->", f"<!-- end of {what} -->"
     head, start, rest = page.read_text("utf-8").partition(f"{first}\n")
     _, end, tail = rest.partition(last)
     if not start or not end:
-        raise ValueError(f"{page} has no place for the scoreboard: {first} and {last}")
+        raise ValueError(f"{page} has no place for the {what}: {first} and {last}")
     page.write_text(f"{head}{start}\n{text}\n\n{end}{tail}", "utf-8")
