@@ -77,7 +77,8 @@ def test_a_page_holds_a_figure_with_a_label_and_its_caption_once(shown):
     )
     assert not re.search(r'<svg[^>]* width="', html) and html.count("<figure") == html.count("</figure>") == 1
     assert "&lt;none dropped&gt;" in html and 'download="figure-5.csv"' in html
-    assert handle("text/markdown", "x", mark) == []
+    (unseen,) = handle("text/markdown", "x", mark)
+    assert unseen.tagname == "comment"
     assert handle("image/svg+xml", "<svg/>", {}) is None and handle("text/markdown", "x", {}) is None
 
 

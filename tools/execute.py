@@ -35,6 +35,17 @@ def new_prose(chapter: Path, out: Path) -> bool:
     return True
 
 
+def fold_parameters(out: Path) -> None:
+    """The cell that papermill has put in is folded in the page, as the chapter's own parameters are."""
+    notebook = nbformat.read(out, as_version=4)
+    for cell in notebook.cells:
+        if INJECTED in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = [INJECTED, "hide-input"]
+            name = f"Parameters of the profile {out.parent.parent.name}"
+            cell.metadata["mystnb"] = {"code_prompt_show": name, "code_prompt_hide": name}
+    nbformat.write(notebook, out)
+
+
 def name_what_died(out: Path) -> None:
     """A killed kernel leaves no error in the notebook: the last cell that it began gets one."""
     notebook = nbformat.read(out, as_version=4)
@@ -54,6 +65,8 @@ if __name__ == "__main__":
         sys.exit()
     papermill = Path(sys.executable).with_name("papermill")
     status = subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode
+    if out.exists():
+        fold_parameters(out)
     if status and out.exists():
         name_what_died(out)
     sys.exit(status)

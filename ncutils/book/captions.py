@@ -78,11 +78,11 @@ class Figures:
 
     @staticmethod
     def handle_mime(renderer, data, inline):
-        """The nodes of a figure that has a caption, none for the caption's own output, None for all else."""
+        """The nodes of a figure that has a caption, nothing to see of the caption's own output, None for all else."""
         from docutils import nodes
 
         if data.mime_type == "text/markdown" and "caption" in data.output_metadata:
-            return []
+            return [nodes.comment()]  # it stands in the figure
         about = data.output_metadata.get("figure")
         if data.mime_type != "image/svg+xml" or not about:
             return None
