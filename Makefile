@@ -72,7 +72,7 @@ $(SITE)/_config.yml: _config.yml FORCE
 	@mkdir -p $(@D)
 	@cp $< $@.new
 ifneq ($(REPOSITORY),)
-	@printf 'repository: {url: "%s"}\nlaunch_buttons: {binderhub_url: "https://mybinder.org", colab_url: "https://colab.research.google.com"}\n' '$(REPOSITORY)' >> $@.new
+	@printf 'repository: {url: "%s", branch: main}\nlaunch_buttons: {binderhub_url: "https://mybinder.org", colab_url: "https://colab.research.google.com"}\n' '$(REPOSITORY)' >> $@.new
 endif
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 

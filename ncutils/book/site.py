@@ -1,0 +1,60 @@
+"""A Sphinx extension: what the built site has beside its pages, and who may build it."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import re
+from pathlib import Path
+
+from ncutils.book.manifest import present_commit
+
+NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>No such page</title><style>:root {{ color-scheme: light dark }} body {{ font: 1.1rem/1.5 sans-serif; margin: 4rem auto; max-width: 32rem; padding: 1rem }}</style>
+<h1>There is no such page</h1><p>It may have moved. <a href="{home}">The book's first page</a> leads to all of them.</p></html>
+"""
+
+
+def setup(app) -> dict:
+    """Refuses the project's own folder, where chapters have no outputs; sets the footer; writes what a host needs."""
+    from sphinx.errors import ExtensionError
+
+    if (Path(app.srcdir) / "pyproject.toml").exists():
+        raise ExtensionError(
+            "chapters are kept without outputs: `make book` runs them and builds the book in _build/"
+        )
+    app.connect("config-inited", _about)
+    app.connect("build-finished", _beside_the_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _about(app, config) -> None:
+    """Version and commit, which tell a reader what was built; the address that GitHub Pages gives a repository."""
+    try:
+        commit = f", commit {present_commit()}"
+    except ValueError:  # no git
+        commit = ""
+    options = dict(config.html_theme_options)
+    options["extra_footer"] = f"<p>ncutils {html.escape(importlib.metadata.version('ncutils'))}{commit}</p>"
+    config.html_theme_options = options
+    if github := re.fullmatch(
+        r"https://github\.com/([\w.-]+)/([\w.-]+?)/?", options.get("repository_url") or ""
+    ):
+        config.html_baseurl = config.html_baseurl or f"https://{github[1].lower()}.github.io/{github[2]}/"
+
+
+def _beside_the_pages(app, error) -> None:
+    """No Jekyll; a page for a wrong address, and a map, whose addresses need that of the site (html_baseurl)."""
+    if error or app.builder.name != "html":
+        return
+    out, base = Path(app.outdir), app.config.html_baseurl
+    (out / ".nojekyll").touch()
+    (out / "404.html").write_text(NOT_FOUND.format(home=html.escape(base or "/")), "utf-8")
+    if base:
+        pages = "".join(
+            f"<url><loc>{html.escape(base + page)}.html</loc></url>" for page in sorted(app.env.found_docs)
+        )
+        (out / "sitemap.xml").write_text(
+            f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{pages}</urlset>\n',
+            "utf-8",
+        )
