@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas
 import pytest
 import torch
 import torchvision
@@ -139,7 +140,8 @@ def test_cdnv_exponent_and_kernels():
     riesz = np.array([float((unit[i] - unit[j]).norm()) ** -5 for i, j in pairs])
     assert pair_statistics(means, "riesz") == pytest.approx((riesz.mean(), riesz.var()), rel=1e-10)
     assert pair_statistics(torch.from_numpy(simplex_etf(5)), "dist")[1] == pytest.approx(0, abs=1e-20)
-    with pytest.raises(ValueError, match="kernel = 'cosine' is not allowed: use dist, log, riesz"):
+    assert pair_statistics(means, lambda d: d**-5) == pytest.approx((riesz.mean(), riesz.var()), rel=1e-10)
+    with pytest.raises(ValueError, match="kernel = 'cosine' is not allowed: use dist, log, riesz, or a func"):
         pair_statistics(means, "cosine")
 
 
@@ -196,6 +198,44 @@ def test_layers_by_name_or_module_with_class_means_for_weights():
             assert got.frame.loc[name, "nearest_mean_test"] == pytest.approx(float(right))
     assert got.frame.loc["0", ["nc0", "nc3", "nc4"]].isna().all()
     assert got.frame.loc["4"].to_dict() == pytest.approx(dict(got))
+
+
+@pytest.mark.parametrize("keep", [0, None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_some_classes_alone(keep, bias):
+    """As if W had their rows alone and the loader their samples; in the order that is asked for."""
+    (x, y), (new, of_new), model = digits(), digits(70, 5, spread=2), network(bias=bias)
+    kept = [*batches((x, y), 3), (x[y == 1][:2], torch.tensor([1, 1]))]  # a batch that holds none of them
+    chosen = torch.tensor([3, 0, 2])
+    got = measure(model, kept, classes=(3, 0, 2), test=batches((new, of_new)), layers=["1"], keep=keep)
+    smaller = network(bias=bias)
+    with torch.no_grad():
+        head = nn.Linear(8, 3, bias)
+        head.weight.copy_(smaller[-1].weight[chosen])
+        if bias:
+            head.bias.copy_(smaller[-1].bias[chosen])
+        right = torch.cat([model(a).argmax(1) == b for a, b in kept]).double()
+    smaller[-1] = head
+
+    def alone(a, b):
+        known = torch.isin(b, chosen)
+        return [(a[known], (b[known, None] == chosen).long().argmax(1))]
+
+    x, y = (torch.cat(parts) for parts in zip(*kept))
+    expected = measure(smaller, alone(x, y), test=alone(new, of_new), layers=["1"])
+    own_logits = ["accuracy", "accuracy_test"]
+    assert_same(got, {n: v for n, v in expected.items() if n not in own_logits}, 1e-6)
+    pandas.testing.assert_frame_equal(
+        got.frame.drop(columns=own_logits), expected.frame.drop(columns=own_logits), rtol=1e-6
+    )
+    assert got["accuracy"] == pytest.approx(float(right[torch.isin(y, chosen)].mean()))
+    assert got.classes.index.tolist() == [3, 0, 2] and got.n == int(torch.isin(y, chosen).sum())
+    assert torch.equal(got.weight, model[-1].weight.detach().double()[chosen])
+
+
+def test_all_classes_named_are_all_classes():
+    data, model = digits(), network()
+    assert_same(measure(model, batches(data), classes=range(K)), dict(measure(model, batches(data))), 1e-12)
 
 
 class Wrapped(nn.Module):
@@ -442,6 +482,28 @@ TWICE = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
         (network(), batches((X, Y.double())), {}, "labels of loader must be integers, got torch.float64"),
         (network(), [(X, Y[:5])], {}, r"labels of loader must be one for each of 150 features, got \[5\]"),
         (network(), batches((X, Y.clamp(max=2))), {}, "class 3 of 4 has no sample"),
+        (network(), batches((X, Y)), {"classes": 2}, r"classes must be two or more.*got \[2\]"),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [1]},
+            r"classes must be two or more different whole numbers",
+        ),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [1, 1]},
+            r"classes must be two .* in \[0, 4\).*got \[1, 1\]",
+        ),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [0, 4]},
+            r"classes must be two or more different.*got \[0, 4\]",
+        ),
+        (network(), batches((X, Y)), {"classes": [0, 1.5]}, r"classes must be two or more different whole"),
+        (network(), batches((X, Y.clamp(max=2))), {"classes": [3, 0]}, "class 3 of 4 has no sample"),
+        (network(), batches((X, Y)), {"classes": [0, 1], "test": [(X[2:4], Y[2:4])]}, "test gave no sample"),
         (network(), [X], {}, r"loader must give batches \(inputs, labels\).*got Tensor"),
         (network(), [(X, Y, Y)], {}, r"loader must give batches \(inputs, labels\).*got 3 parts"),
         (network(), [{"x": X}], {}, r"loader must give batches \(inputs, labels\).*got a mapping with x"),
