@@ -95,8 +95,8 @@ class Measurement(dict):
         nc4_bias_test  NC4 of the test set by W and b
         nc5            mean over classes of |cos(mu_k, mean feature of the other data)|                  (Ammar et al. 2024)
 
-    Attributes: `frame`, a row for each layer, the head's features last; `classes`, a row for each class; `means` [K, p], `weight`
-    [K, p] and `bias` [K] or None in float64 on the CPU; `head`, the name of the last layer; `n` samples.
+    Attributes: `frame`, a row for each layer, the head's features last; `classes`, a row for each class, shares of the test set with `_test`;
+    `means` [K, p], `weight` [K, p] and `bias` [K] or None in float64 on the CPU; `head`, the name of the last layer; `n` samples.
     """
 
     def __init__(self, values, frame, classes, means, weight, bias, head, n):
@@ -168,7 +168,7 @@ class Measurement(dict):
             axis.set_yscale("symlog", linthresh=max(1e-8, min(heights, default=1) / 2))
             axis.set_ylim(bottom=0)
             axis.legend(fontsize="small")
-        return figure
+        return _shown_once(figure)
 
 
 class Tracker:
@@ -211,7 +211,16 @@ class Tracker:
             axis.plot(frame.index, frame[name] / start, "o-", markersize=3, label=label)
         axis.set(yscale="log", xlabel=xlabel)
         axis.legend(fontsize="small")
-        return figure
+        return _shown_once(figure)
+
+
+def _shown_once(figure):
+    """The figure: a notebook shows what a cell returns, and again what pyplot has open at its end."""
+    from matplotlib import pyplot as plt
+
+    if "inline" in plt.get_backend():
+        plt.close(figure)
+    return figure
 
 
 def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) -> float:
@@ -503,7 +512,9 @@ def _measured(network, loaders, keep) -> Measurement:
     of_w = {"accuracy": int(right) / n, "unc3": float((w * (mu - mu.mean(0))).sum(1).var())}
     rows[head] = collapse[head].metrics() | rows[head] | of_w
     if loaders["test"] is not None:
-        for name, values in _of_test(network, loaders["test"], means, classifiers, dtypes, head).items():
+        of_test, of_classes = _of_test(network, loaders["test"], means, classifiers, dtypes, head)
+        by_class = by_class.assign(**of_classes)
+        for name, values in of_test.items():
             rows[name] |= values
     if loaders["ood"] is not None:
         for name, value in _nc5(network, loaders["ood"], means).items():
@@ -551,8 +562,8 @@ def _variances(collapse) -> dict[str, float]:
     }
 
 
-def _of_test(network, loader, means, classifiers, dtypes, head) -> dict[str, dict[str, float]]:
-    """Metrics of a test set around the training set's class means, by layer."""
+def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[str, dict[str, float]], dict]:
+    """Metrics of a test set around the training set's class means, by layer; and columns of `Measurement.classes`."""
     with metrics.full_precision(network.place):
         collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
         by_weight = _collapse(means[head], (classifiers[head][0], None), dtypes[head])
@@ -573,7 +584,12 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> dict[str, dic
     out[head]["nc4_test"] = by_weight.metrics()["nc4"]
     out[head]["nc4_bias_test"] = collapse[head].metrics()["nc4"]
     out[head]["accuracy_test"] = right / int(by_weight.counts.sum())
-    return out
+    of_classes = {
+        "n_test": by_weight.counts,
+        "nc4_test": by_weight.agree / by_weight.counts,
+        "nearest_mean_test": by_weight.nearest_right / by_weight.counts,
+    }
+    return out, {name: values.cpu().numpy() for name, values in of_classes.items()}
 
 
 def _nc5(network, loader, means) -> dict[str, float]:

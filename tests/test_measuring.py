@@ -1,11 +1,9 @@
 """`measure` against the metrics of features taken by hand, its variants against plain numpy, on models of every kind."""
 
 import math
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -179,6 +177,12 @@ def test_test_set_and_other_data(keep):
     assert got["nearest_mean_test"] == pytest.approx(
         float((torch.cdist(new.double(), mu).argmin(1) == test[1]).double().mean())
     )
+    nearest, by_weight = torch.cdist(new.double(), mu).argmin(1), (new @ weight.detach().T).argmax(1)
+    for k, row in got.classes.iterrows():
+        of_class = test[1] == k
+        assert row["n_test"] == of_class.sum()
+        assert row["nc4_test"] == pytest.approx(float((nearest == by_weight)[of_class].double().mean()))
+        assert row["nearest_mean_test"] == pytest.approx(float((nearest == k)[of_class].double().mean()))
     for labelled in ([(other, None)], [(other, "no labels")], [{"input": other, "labels": None}]):
         assert measure(model, batches(data), ood=labelled)["nc5"] == pytest.approx(got["nc5"], rel=1e-6)
 
@@ -368,6 +372,7 @@ def test_a_row_for_each_class():
     assert of["cosine"].to_numpy() == pytest.approx(torch.cosine_similarity(w, m).numpy(), rel=1e-6)
     assert of["distance"].to_numpy() == pytest.approx(np.sqrt(2 - 2 * of["cosine"]), rel=1e-6)
     assert of["mean_norm"].to_numpy() == pytest.approx(m.norm(dim=1).numpy(), rel=1e-6)
+    assert "n_test" not in of
     assert (of["n"] * of["nc4"]).sum() / 150 == pytest.approx(got["nc4"])
     assert got.means.numpy() == pytest.approx(mu.numpy(), abs=1e-6)
 
@@ -561,21 +566,6 @@ def test_public_names():
     assert ncutils.measure is measure and ncutils.Tracker is Tracker
 
 
-@pytest.fixture
-def peer(monkeypatch):
-    """The library that the paper's released code uses, from a checkout that NCUTILS_PEER names."""
-    folder = os.environ.get("NCUTILS_PEER", "")
-    if not Path(folder, "neural_collapse", "measure.py").is_file():
-        pytest.skip(
-            f"needs a checkout of rhubarbwu/neural-collapse in NCUTILS_PEER, which is {folder or 'not set'}"
-        )
-    pytest.importorskip("scipy")
-    monkeypatch.syspath_prepend(folder)
-    from neural_collapse import accumulate, kernels, measure
-
-    return accumulate, kernels, measure
-
-
 @pytest.mark.parametrize("epochs", [0, 30])
 def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     """To its float32, of an untrained network and of one whose training accuracy is 100 %."""
@@ -621,6 +611,7 @@ def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     assert ours.classes["cosine"].to_numpy() == pytest.approx(
         theirs.similarities(w, means, centre, cos=True).numpy(), rel=1e-3, abs=1e-5
     )
+    assert ours.classes["nc4_test"].to_numpy() == pytest.approx(decisions.compute()[0].numpy(), rel=1e-4)
     assert ours.classes["distance"].to_numpy() == pytest.approx(
         theirs.distance_norms(w, means, centre).numpy(), rel=1e-3
     )
