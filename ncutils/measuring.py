@@ -143,6 +143,7 @@ class Measurement(dict):
         ):
             image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
             axis.set(title=f"cosines: {name}", xlabel="class", ylabel="class")
+            axis.grid(False)
         figure.colorbar(image, ax=axes[:2].tolist(), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
         names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
         for suffix, label, marker in (
@@ -161,13 +162,13 @@ class Measurement(dict):
             axes[3].plot(
                 self.frame.index, 1 - self.frame["nearest_mean"], "o-", label="error of the nearest mean"
             )
-            axes[3].set_title("by layer")
+            axes[3].set(title="by layer", xlabel="layer; the last is the head's input")
             axes[3].tick_params(axis="x", rotation=45)
         for axis in axes[2:]:
             heights = [float(y) for line in axis.lines for y in line.get_ydata() if y > 0]
             axis.set_yscale("symlog", linthresh=max(1e-8, min(heights, default=1) / 2))
-            axis.set_ylim(bottom=0)
-            axis.legend(fontsize="small")
+            axis.set_ylim(0, 30 * max(heights, default=1))  # room for the legend
+            axis.legend(fontsize="small", loc="upper right", ncols=2)
         return _shown_once(figure)
 
 

@@ -28,10 +28,10 @@ def shown(package: str) -> str:
 
 
 def of_the_tracker(lines: str) -> list[str]:
-    """Those that a training without it does not have: from `tracker =` to the trainer that is told of it."""
+    """From `tracker =` to where the trainer is told of it."""
     lines = [line for line in lines.splitlines() if line.strip()]
     start = next(i for i, line in enumerate(lines) if line.startswith("tracker = "))
-    return lines[start : next(i for i, line in enumerate(lines) if "callbacks=" in line) + 1]
+    return lines[start : next(i for i, line in enumerate(lines) if "Collapse()" in line) + 1]
 
 
 def data(n=200, size=16):
@@ -120,18 +120,18 @@ def test_hugging_face_trainer(tmp_path, monkeypatch):
             str(tmp_path), num_train_epochs=EPOCHS, learning_rate=0.01, report_to=[], use_cpu=True
         )
         loader = DataLoader(dataset, 32, shuffle=True)
-        names = {"model": model, "loader": loader, "dataset": dataset, "Tracker": Tracker}
-        names["arguments"] = arguments
+        trainer = transformers.Trainer(model, arguments, train_dataset=dataset)
+        names = {"model": model, "loader": loader, "trainer": trainer, "Tracker": Tracker}
         exec(lines, names)
         return names
 
     lines = shown("transformers")
-    watched, alone = train(lines), train(lines.replace("callbacks=[Collapse()]", "callbacks=[]"))
+    watched, alone = train(lines), train(lines.replace("trainer.add_callback(Collapse())", ""))
     model = watched["model"].eval()
     with torch.no_grad():
         features = model.vit(images).last_hidden_state[:, 0]
     assert_measured(watched["tracker"], features, labels, model.classifier)
-    assert watched["tracker"].measurements[0].head == "classifier"
+    assert watched["tracker"].measurements[0].head == "classifier" and alone["tracker"].at == []
     of_other = alone["model"].state_dict()
     assert all(torch.equal(value, of_other[name]) for name, value in model.state_dict().items())
 
