@@ -7,8 +7,10 @@ Symbols as in `metrics`: N samples, p feature width, K classes, W [K, p], class 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,6 +32,7 @@ def measure(
     test: Iterable | None = None,
     ood: Iterable | None = None,
     layers: Sequence[str | nn.Module] | None = None,
+    classes: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     keep: int | None = None,
 ) -> Measurement:
@@ -48,11 +51,13 @@ def measure(
         ood: a loader of other data, for NC5. Its labels, if it has any, are not looked at.
         layers: modules, or their names, whose outputs are measured, too, flattened to [n, p]; the last output, where one runs
             more than once. Class means stand in for W there, so that their rows in `Measurement.frame` have no metric of W.
+        classes: at least two, which alone are measured: samples of others are passed over, rows of W and b left out (default: all,
+            and each needs a sample). `accuracy` still asks for the largest of all logits.
         device: where the model runs (default: where it is); it is moved back afterwards.
         keep: bytes of features (default: a quarter of the free memory).
 
-    Raises ValueError in one sentence: for a loader that can be iterated over only once, a model without a linear layer, a head
-    or layer that there is not, batches or labels of another form, features whose width changes, a class without a sample, and a
+    Raises ValueError in one sentence: for a loader that can be iterated over only once, a model without a linear layer, a head,
+    layer or class that there is not, batches or labels of another form, features whose width changes, a class without a sample, and a
     second pass that gives other samples than the first.
     """
     loaders = {"loader": loader, "test": test, "ood": ood}
@@ -66,7 +71,7 @@ def measure(
         inner, where = stack.enter_context(_at_rest(model, device))
         for value in loaders.values():
             stack.enter_context(_same_order_afterwards(value))
-        network = stack.enter_context(_Network(inner, head, layers, where))
+        network = stack.enter_context(_Network(inner, head, layers, where, classes))
         keep = _quarter_of_memory(network.place) if keep is None else keep
         return _measured(network, loaders, keep)
 
@@ -90,8 +95,8 @@ class Measurement(dict):
         nc4_bias_test  NC4 of the test set by W and b
         nc5            mean over classes of |cos(mu_k, mean feature of the other data)|                  (Ammar et al. 2024)
 
-    Attributes: `frame`, a row for each layer, the head's features last; `classes`, a row for each class; `means` [K, p], `weight`
-    [K, p] and `bias` [K] or None in float64 on the CPU; `head`, the name of the last layer; `n` samples.
+    Attributes: `frame`, a row for each layer, the head's features last; `classes`, a row for each class, shares of the test set with `_test`;
+    `means` [K, p], `weight` [K, p] and `bias` [K] or None in float64 on the CPU; `head`, the name of the last layer; `n` samples.
     """
 
     def __init__(self, values, frame, classes, means, weight, bias, head, n):
@@ -125,8 +130,10 @@ class Measurement(dict):
         """
         from matplotlib import pyplot as plt
 
-        panels = 3 + (len(self.frame) > 1)
-        figure, axes = plt.subplots(1, panels, figsize=(4 * panels, 3.6), layout="constrained")
+        by_layer = len(self.frame) > 1
+        rows, across, width = (2, 2, 4) if by_layer else (1, 3, 3.4)
+        figure, axes = plt.subplots(rows, across, figsize=(width * across, 3.2 * rows), layout="constrained")
+        axes = axes.flat
         centred, k = self.means - self.means.mean(0), len(self.means)
         unit = centred / centred.norm(dim=1, keepdim=True)
         of_weights = self.weight / self.weight.norm(dim=1, keepdim=True)
@@ -136,7 +143,8 @@ class Measurement(dict):
         ):
             image = axis.imshow(cosines.numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
             axis.set(title=f"cosines: {name}", xlabel="class", ylabel="class")
-        figure.colorbar(image, ax=list(axes[:2]), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
+            axis.grid(False)
+        figure.colorbar(image, ax=axes[:2].tolist(), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
         names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
         for suffix, label, marker in (
             ("", "training", "o"),
@@ -148,20 +156,20 @@ class Measurement(dict):
             if any(math.isfinite(height) for height in heights):
                 axes[2].plot(names, heights, marker, label=label, fillstyle="none" if suffix else "full")
         axes[2].set_title(f"zero at collapse; NC0 = {self['nc0']:.3g}")
-        if panels == 4:
+        if by_layer:
             for name in ("nc1", "nc2", "nc1_cdnv"):
                 axes[3].plot(self.frame.index, self.frame[name], "o-", label=name)
             axes[3].plot(
                 self.frame.index, 1 - self.frame["nearest_mean"], "o-", label="error of the nearest mean"
             )
-            axes[3].set_title("by layer")
+            axes[3].set(title="by layer", xlabel="layer; the last is the head's input")
             axes[3].tick_params(axis="x", rotation=45)
         for axis in axes[2:]:
             heights = [float(y) for line in axis.lines for y in line.get_ydata() if y > 0]
             axis.set_yscale("symlog", linthresh=max(1e-8, min(heights, default=1) / 2))
-            axis.set_ylim(bottom=0)
-            axis.legend(fontsize="small")
-        return figure
+            axis.set_ylim(0, 30 * max(heights, default=1))  # room for the legend
+            axis.legend(fontsize="small", loc="upper right", ncols=2)
+        return _shown_once(figure)
 
 
 class Tracker:
@@ -204,7 +212,16 @@ class Tracker:
             axis.plot(frame.index, frame[name] / start, "o-", markersize=3, label=label)
         axis.set(yscale="log", xlabel=xlabel)
         axis.legend(fontsize="small")
-        return figure
+        return _shown_once(figure)
+
+
+def _shown_once(figure):
+    """The figure: a notebook shows what a cell returns, and again what pyplot has open at its end."""
+    from matplotlib import pyplot as plt
+
+    if "inline" in plt.get_backend():
+        plt.close(figure)
+    return figure
 
 
 def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) -> float:
@@ -223,25 +240,27 @@ def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) ->
     return float(total / (k * (k - 1)))
 
 
-def pair_statistics(means: torch.Tensor, kernel: str = "dist") -> tuple[float, float]:
+def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tuple[float, float]:
     """Mean and variance over pairs of classes of a kernel of the distance d of their directions m_k / ||m_k||.
 
     `means` are class means [K, p], which are centred here; `kernel` is "dist", d; "log", log(1 / d); or "riesz",
-    sign(p - 2) d^(2 - p) (Liu et al. 2023). All are constant where the means are equiangular.
+    sign(p - 2) d^(2 - p) (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are constant where the
+    means are equiangular.
     """
     kernels = {
         "dist": lambda d, p: d,
         "log": lambda d, p: -d.log(),
         "riesz": lambda d, p: math.copysign(1, p - 2) * d ** (2 - p),
     }
-    if kernel not in kernels:
-        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}")
+    if not callable(kernel) and kernel not in kernels:
+        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}, or a function")
+    of_distances = kernel if callable(kernel) else functools.partial(kernels[kernel], p=means.shape[1])
     centred = means.double() - means.double().mean(0)
     unit, k = centred / centred.norm(dim=1, keepdim=True), len(means)
     n, mean, squares = 0, unit.new_zeros(()), unit.new_zeros(())  # of the pairs so far (Chan et al. 1983)
     for i in _blocks(unit):
         others = torch.arange(k, device=unit.device) != i[:, None]
-        values = kernels[kernel](_distances(unit, i), means.shape[1])[others]
+        values = of_distances(_distances(unit, i))[others]
         step, n = values.mean() - mean, n + len(values)
         squares += (values - values.mean()).square().sum() + step**2 * len(values) * (n - len(values)) / n
         mean += step * len(values) / n
@@ -305,8 +324,8 @@ class _Network:
     `place` is where the sums are kept: on the CPU for a device without float64.
     """
 
-    def __init__(self, model, head, layers, device):
-        self.model, self.device = model, device
+    def __init__(self, model, head, layers, device, classes=None):
+        self.model, self.device, self.classes = model, device, classes
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.names = {module: name for name, module in model.named_modules()}
         self.half, self.ran, self.seen = False, None, {}
@@ -359,7 +378,7 @@ class _Network:
                 features, logits = self._run(inputs, what)
                 if labelled:
                     labels = self._labels(labels, len(logits), what)
-                    yield features, labels, logits.argmax(1) == labels
+                    yield self._chosen(features, labels, logits.argmax(1) == labels)
                 else:
                     yield features, None, None
                 bar.update()
@@ -401,11 +420,36 @@ class _Network:
         """The last layer, once a batch has passed."""
         return self.candidates[0]
 
+    @functools.cached_property
+    def rows(self):
+        """The classes that are measured, as indices of rows of W [K, p]."""
+        k, wanted = len(self.head.weight), self.classes
+        if wanted is None:
+            return torch.arange(k, device=self.place)
+        wanted = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+        known = all(isinstance(c, numbers.Integral) and 0 <= c < k for c in wanted)
+        if not known or not 2 <= len(wanted) == len(set(wanted)):
+            raise ValueError(
+                f"classes must be two or more different whole numbers in [0, {k}) (K = rows of the head's weight), got {wanted}"
+            )
+        return torch.tensor([int(c) for c in wanted], device=self.place)
+
+    def _chosen(self, features, labels, hits):
+        """The samples of the classes that are measured, their labels counted among these."""
+        if self.classes is None:
+            return features, labels, hits
+        place = torch.full((len(self.head.weight),), -1, device=self.place)
+        place[self.rows] = torch.arange(len(self.rows), device=self.place)
+        labels = place[labels]
+        known = labels >= 0
+        return {name: h[known] for name, h in features.items()}, labels[known], hits[known]
+
     def classifier(self):
-        """W [K, p] and b [K] or None where the sums are."""
+        """W [K, p] and b [K] or None where the sums are, of the classes that are measured."""
+        rows = slice(None) if self.classes is None else self.rows
         bias = getattr(self.head, "bias", None)
-        weight = self.head.weight.detach().to(self.place)
-        return weight, None if bias is None else bias.detach().to(self.place)
+        weight = self.head.weight.detach().to(self.place)[rows]
+        return weight, None if bias is None else bias.detach().to(self.place)[rows]
 
     def _labels(self, labels, n, what):
         labels, k = torch.as_tensor(labels), len(self.head.weight)
@@ -432,7 +476,7 @@ def _measured(network, loaders, keep) -> Measurement:
         with metrics.full_precision(place):
             for name, h in features.items():
                 if name not in sums:
-                    sums[name] = metrics.ClassSums(len(network.head.weight), h.shape[1], place)
+                    sums[name] = metrics.ClassSums(len(network.rows), h.shape[1], place)
                 _check_width(name, h, sums[name].sums, "loader")
                 sums[name].add(h, labels)
         right += hits.sum()
@@ -441,6 +485,11 @@ def _measured(network, loaders, keep) -> Measurement:
     if not sums:
         raise ValueError("loader gave no batch")
     head, dtypes = network.names[network.head], {name: h.dtype for name, h in features.items()}
+    if empty := network.rows[sums[head].counts == 0].tolist():
+        raise ValueError(
+            f"labels of loader: class {empty[0]} of {len(network.head.weight)} has no sample; every class needs at least one, or "
+            "those that have some are named in classes"
+        )
     with metrics.full_precision(place):
         weight, bias = network.classifier()
         means = {name: of_name.means() for name, of_name in sums.items()}
@@ -460,10 +509,13 @@ def _measured(network, loaders, keep) -> Measurement:
     del kept
     rows = {name: _values(c) for name, c in collapse.items()}
     mu, w, n = means[head].cpu(), weight.double().cpu(), int(collapse[head].counts.sum())
+    by_class = _by_class(mu, w, collapse[head], network.rows.cpu())
     of_w = {"accuracy": int(right) / n, "unc3": float((w * (mu - mu.mean(0))).sum(1).var())}
     rows[head] = collapse[head].metrics() | rows[head] | of_w
     if loaders["test"] is not None:
-        for name, values in _of_test(network, loaders["test"], means, classifiers, dtypes, head).items():
+        of_test, of_classes = _of_test(network, loaders["test"], means, classifiers, dtypes, head)
+        by_class = by_class.assign(**of_classes)
+        for name, values in of_test.items():
             rows[name] |= values
     if loaders["ood"] is not None:
         for name, value in _nc5(network, loaders["ood"], means).items():
@@ -471,7 +523,7 @@ def _measured(network, loaders, keep) -> Measurement:
     frame = pd.DataFrame.from_dict(rows, orient="index")
     frame = frame[[*rows[head], *(c for c in frame if c not in rows[head])]].rename_axis("layer")
     bias = None if bias is None else bias.double().cpu()
-    return Measurement(rows[head], frame, _by_class(mu, w, collapse[head]), mu, w, bias, head, n)
+    return Measurement(rows[head], frame, by_class, mu, w, bias, head, n)
 
 
 def _collapse(means, classifier, dtype):
@@ -511,8 +563,8 @@ def _variances(collapse) -> dict[str, float]:
     }
 
 
-def _of_test(network, loader, means, classifiers, dtypes, head) -> dict[str, dict[str, float]]:
-    """Metrics of a test set around the training set's class means, by layer."""
+def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[str, dict[str, float]], dict]:
+    """Metrics of a test set around the training set's class means, by layer; and columns of `Measurement.classes`."""
     with metrics.full_precision(network.place):
         collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
         by_weight = _collapse(means[head], (classifiers[head][0], None), dtypes[head])
@@ -533,7 +585,12 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> dict[str, dic
     out[head]["nc4_test"] = by_weight.metrics()["nc4"]
     out[head]["nc4_bias_test"] = collapse[head].metrics()["nc4"]
     out[head]["accuracy_test"] = right / int(by_weight.counts.sum())
-    return out
+    of_classes = {
+        "n_test": by_weight.counts,
+        "nc4_test": by_weight.agree / by_weight.counts,
+        "nearest_mean_test": by_weight.nearest_right / by_weight.counts,
+    }
+    return out, {name: values.cpu().numpy() for name, values in of_classes.items()}
 
 
 def _nc5(network, loader, means) -> dict[str, float]:
@@ -550,7 +607,7 @@ def _nc5(network, loader, means) -> dict[str, float]:
     return {name: float(values.abs().mean()) for name, values in cosines.items()}
 
 
-def _by_class(means, weight, collapse) -> pd.DataFrame:
+def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
     """A row for each class: its samples, its shares of NC4 and of the nearest mean, norms and alignment of m_k and w_k."""
     centred, counts = means - means.mean(0), collapse.counts.cpu()
     m, w = centred.norm(dim=1), weight.norm(dim=1)
@@ -564,7 +621,8 @@ def _by_class(means, weight, collapse) -> pd.DataFrame:
         "cosine": (weight * centred).sum(1) / m / w,
         "distance": (weight / w[:, None] - centred / m[:, None]).norm(dim=1),
     }
-    return pd.DataFrame({name: values.numpy() for name, values in columns.items()}).rename_axis("class")
+    index = pd.Index(classes.numpy(), name="class")
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index)
 
 
 def _check_width(name, features, means, what) -> None:

@@ -107,6 +107,21 @@ def real_data():
 
 
 @pytest.fixture
+def peer(monkeypatch):
+    """The library that the paper's released code uses, from a checkout that NCUTILS_PEER names."""
+    folder = os.environ.get("NCUTILS_PEER", "")
+    if not Path(folder, "neural_collapse", "measure.py").is_file():
+        pytest.skip(
+            f"needs a checkout of rhubarbwu/neural-collapse in NCUTILS_PEER, which is {folder or 'not set'}"
+        )
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(folder)
+    from neural_collapse import accumulate, kernels, measure
+
+    return accumulate, kernels, measure
+
+
+@pytest.fixture
 def mounted(tmp_path):
     """Mounts a file system of a few megabytes on a folder; full disks and read-only folders are real only there."""
     folders = []

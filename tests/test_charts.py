@@ -1,8 +1,10 @@
 """The plane of the geometry, and what the charts hold. What their menus do is tested in a browser."""
 
 import dataclasses
+import itertools
 import json
-import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ncutils import theory
 from ncutils.book import charts, style
 from ncutils.book.figures import polygon
 from ncutils.training import Run, train
+from tools import scripts
 
 
 def grams(means, weights):
@@ -79,10 +82,47 @@ def test_an_undefined_value_is_null(groups):
     assert "null" in json.dumps(spec, allow_nan=False)
 
 
-def test_a_chart_is_shown_live_and_in_the_page(groups, monkeypatch):
-    shown = []
-    monkeypatch.setattr(charts, "display", lambda bundle, raw: shown.append(bundle))
+@pytest.fixture
+def shown(groups, monkeypatch):
+    """What a cell with a chart gives a notebook, the first one in its kernel."""
+    bundles = []
+    monkeypatch.setattr(charts, "_count", itertools.count())
+    monkeypatch.setattr(charts, "display", lambda bundle, raw: bundles.append(bundle))
     charts.show(charts.heat_map(groups))
-    page = shown[0].pop("text/html")
-    assert set(shown[0]) == {"application/vnd.vegalite.v6+json"}
-    assert "vegaEmbed" in page and "http" not in re.sub(r'"\$schema": ?"[^"]*"', "", page)
+    return bundles[0]
+
+
+def test_a_chart_is_shown_live_and_in_the_page(shown):
+    page = shown.pop("text/html")
+    assert set(shown) == {"application/vnd.vegalite.v6+json"}
+    assert [f'<script src="../_static/{name}.min.js">' in page for name in charts._SCRIPTS] == [True] * 3
+    packages = {f"{name}@{version}" for name, version in charts._SCRIPTS.items()}
+    assert packages == set(scripts.PACKAGES)
+
+
+def test_a_chart_draws_in_a_live_notebook_with_vega_from_a_cdn(shown, browser, tmp_path):
+    """Where no `_static` is beside the page: the CDN's files in their order, served here from npm's; without, it says so."""
+    if not shutil.which("npm"):
+        pytest.skip("needs npm, which has what the CDN has")
+    for package, files in scripts.PACKAGES.items():
+        scripts.bring(package, files, tmp_path)
+    tab, asked = browser.new_page(), []
+    tab.route(
+        "https://cdn.jsdelivr.net/npm/**",
+        lambda route: (
+            asked.append(route.request.url) or route.fulfill(path=tmp_path / Path(route.request.url).name)
+        ),
+    )
+    tab.goto("about:blank")
+    tab.set_content(f"<!doctype html><body>{shown['text/html']}</body>")
+    tab.wait_for_selector("#chart-0 svg", timeout=20_000)
+    assert tab.locator("#menus-0 select").count() > 0
+    assert asked == [charts._CDN.format(name, version) for name, version in charts._SCRIPTS.items()]
+    for url in asked:
+        package, _, file = url.removeprefix("https://cdn.jsdelivr.net/npm/").partition("/")
+        assert file in scripts.PACKAGES[package]
+    tab.unroute("https://cdn.jsdelivr.net/npm/**")
+    tab.route("https://cdn.jsdelivr.net/npm/**", lambda route: route.abort())
+    tab.set_content(f"<!doctype html><script>delete window.vegaEmbed</script>{shown['text/html']}")
+    tab.wait_for_function("document.body.innerText.includes('vega.min.js cannot be loaded')")
+    tab.close()

@@ -1,14 +1,13 @@
 """`measure` against the metrics of features taken by hand, its variants against plain numpy, on models of every kind."""
 
 import math
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas
 import pytest
 import torch
 import torchvision
@@ -139,7 +138,8 @@ def test_cdnv_exponent_and_kernels():
     riesz = np.array([float((unit[i] - unit[j]).norm()) ** -5 for i, j in pairs])
     assert pair_statistics(means, "riesz") == pytest.approx((riesz.mean(), riesz.var()), rel=1e-10)
     assert pair_statistics(torch.from_numpy(simplex_etf(5)), "dist")[1] == pytest.approx(0, abs=1e-20)
-    with pytest.raises(ValueError, match="kernel = 'cosine' is not allowed: use dist, log, riesz"):
+    assert pair_statistics(means, lambda d: d**-5) == pytest.approx((riesz.mean(), riesz.var()), rel=1e-10)
+    with pytest.raises(ValueError, match="kernel = 'cosine' is not allowed: use dist, log, riesz, or a func"):
         pair_statistics(means, "cosine")
 
 
@@ -177,6 +177,12 @@ def test_test_set_and_other_data(keep):
     assert got["nearest_mean_test"] == pytest.approx(
         float((torch.cdist(new.double(), mu).argmin(1) == test[1]).double().mean())
     )
+    nearest, by_weight = torch.cdist(new.double(), mu).argmin(1), (new @ weight.detach().T).argmax(1)
+    for k, row in got.classes.iterrows():
+        of_class = test[1] == k
+        assert row["n_test"] == of_class.sum()
+        assert row["nc4_test"] == pytest.approx(float((nearest == by_weight)[of_class].double().mean()))
+        assert row["nearest_mean_test"] == pytest.approx(float((nearest == k)[of_class].double().mean()))
     for labelled in ([(other, None)], [(other, "no labels")], [{"input": other, "labels": None}]):
         assert measure(model, batches(data), ood=labelled)["nc5"] == pytest.approx(got["nc5"], rel=1e-6)
 
@@ -196,6 +202,44 @@ def test_layers_by_name_or_module_with_class_means_for_weights():
             assert got.frame.loc[name, "nearest_mean_test"] == pytest.approx(float(right))
     assert got.frame.loc["0", ["nc0", "nc3", "nc4"]].isna().all()
     assert got.frame.loc["4"].to_dict() == pytest.approx(dict(got))
+
+
+@pytest.mark.parametrize("keep", [0, None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_some_classes_alone(keep, bias):
+    """As if W had their rows alone and the loader their samples; in the order that is asked for."""
+    (x, y), (new, of_new), model = digits(), digits(70, 5, spread=2), network(bias=bias)
+    kept = [*batches((x, y), 3), (x[y == 1][:2], torch.tensor([1, 1]))]  # a batch that holds none of them
+    chosen = torch.tensor([3, 0, 2])
+    got = measure(model, kept, classes=(3, 0, 2), test=batches((new, of_new)), layers=["1"], keep=keep)
+    smaller = network(bias=bias)
+    with torch.no_grad():
+        head = nn.Linear(8, 3, bias)
+        head.weight.copy_(smaller[-1].weight[chosen])
+        if bias:
+            head.bias.copy_(smaller[-1].bias[chosen])
+        right = torch.cat([model(a).argmax(1) == b for a, b in kept]).double()
+    smaller[-1] = head
+
+    def alone(a, b):
+        known = torch.isin(b, chosen)
+        return [(a[known], (b[known, None] == chosen).long().argmax(1))]
+
+    x, y = (torch.cat(parts) for parts in zip(*kept))
+    expected = measure(smaller, alone(x, y), test=alone(new, of_new), layers=["1"])
+    own_logits = ["accuracy", "accuracy_test"]
+    assert_same(got, {n: v for n, v in expected.items() if n not in own_logits}, 1e-6)
+    pandas.testing.assert_frame_equal(
+        got.frame.drop(columns=own_logits), expected.frame.drop(columns=own_logits), rtol=1e-6
+    )
+    assert got["accuracy"] == pytest.approx(float(right[torch.isin(y, chosen)].mean()))
+    assert got.classes.index.tolist() == [3, 0, 2] and got.n == int(torch.isin(y, chosen).sum())
+    assert torch.equal(got.weight, model[-1].weight.detach().double()[chosen])
+
+
+def test_all_classes_named_are_all_classes():
+    data, model = digits(), network()
+    assert_same(measure(model, batches(data), classes=range(K)), dict(measure(model, batches(data))), 1e-12)
 
 
 class Wrapped(nn.Module):
@@ -328,6 +372,7 @@ def test_a_row_for_each_class():
     assert of["cosine"].to_numpy() == pytest.approx(torch.cosine_similarity(w, m).numpy(), rel=1e-6)
     assert of["distance"].to_numpy() == pytest.approx(np.sqrt(2 - 2 * of["cosine"]), rel=1e-6)
     assert of["mean_norm"].to_numpy() == pytest.approx(m.norm(dim=1).numpy(), rel=1e-6)
+    assert "n_test" not in of
     assert (of["n"] * of["nc4"]).sum() / 150 == pytest.approx(got["nc4"])
     assert got.means.numpy() == pytest.approx(mu.numpy(), abs=1e-6)
 
@@ -442,6 +487,28 @@ TWICE = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
         (network(), batches((X, Y.double())), {}, "labels of loader must be integers, got torch.float64"),
         (network(), [(X, Y[:5])], {}, r"labels of loader must be one for each of 150 features, got \[5\]"),
         (network(), batches((X, Y.clamp(max=2))), {}, "class 3 of 4 has no sample"),
+        (network(), batches((X, Y)), {"classes": 2}, r"classes must be two or more.*got \[2\]"),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [1]},
+            r"classes must be two or more different whole numbers",
+        ),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [1, 1]},
+            r"classes must be two .* in \[0, 4\).*got \[1, 1\]",
+        ),
+        (
+            network(),
+            batches((X, Y)),
+            {"classes": [0, 4]},
+            r"classes must be two or more different.*got \[0, 4\]",
+        ),
+        (network(), batches((X, Y)), {"classes": [0, 1.5]}, r"classes must be two or more different whole"),
+        (network(), batches((X, Y.clamp(max=2))), {"classes": [3, 0]}, "class 3 of 4 has no sample"),
+        (network(), batches((X, Y)), {"classes": [0, 1], "test": [(X[2:4], Y[2:4])]}, "test gave no sample"),
         (network(), [X], {}, r"loader must give batches \(inputs, labels\).*got Tensor"),
         (network(), [(X, Y, Y)], {}, r"loader must give batches \(inputs, labels\).*got 3 parts"),
         (network(), [{"x": X}], {}, r"loader must give batches \(inputs, labels\).*got a mapping with x"),
@@ -499,21 +566,6 @@ def test_public_names():
     assert ncutils.measure is measure and ncutils.Tracker is Tracker
 
 
-@pytest.fixture
-def peer(monkeypatch):
-    """The library that the paper's released code uses, from a checkout that NCUTILS_PEER names."""
-    folder = os.environ.get("NCUTILS_PEER", "")
-    if not Path(folder, "neural_collapse", "measure.py").is_file():
-        pytest.skip(
-            f"needs a checkout of rhubarbwu/neural-collapse in NCUTILS_PEER, which is {folder or 'not set'}"
-        )
-    pytest.importorskip("scipy")
-    monkeypatch.syspath_prepend(folder)
-    from neural_collapse import accumulate, kernels, measure
-
-    return accumulate, kernels, measure
-
-
 @pytest.mark.parametrize("epochs", [0, 30])
 def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     """To its float32, of an untrained network and of one whose training accuracy is 100 %."""
@@ -559,6 +611,7 @@ def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     assert ours.classes["cosine"].to_numpy() == pytest.approx(
         theirs.similarities(w, means, centre, cos=True).numpy(), rel=1e-3, abs=1e-5
     )
+    assert ours.classes["nc4_test"].to_numpy() == pytest.approx(decisions.compute()[0].numpy(), rel=1e-4)
     assert ours.classes["distance"].to_numpy() == pytest.approx(
         theirs.distance_norms(w, means, centre).numpy(), rel=1e-3
     )

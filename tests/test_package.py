@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,36 +37,71 @@ def run(*command, **options):
     return done.stdout
 
 
+HOOKS = "import sys; from setuptools import build_meta as b; out = sys.argv[1]; "
+WHEEL, ARCHIVE = (HOOKS + f"b.build_{kind}(out)" for kind in ("wheel", "sdist"))
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """A folder with the wheel and the source archive of what git knows of this clone, built where there is no git."""
+def sources(tmp_path_factory):
+    """A folder with what git knows of this clone, results, too, but no git."""
     if not importlib.util.find_spec("setuptools_scm"):
         pytest.skip("needs setuptools-scm, which builds the package")
-    sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("dist")
-    names = run("git", "ls-files", cwd=ROOT).splitlines()
-    for name in names:
-        if not name.startswith("results/"):
-            (sources / name).parent.mkdir(parents=True, exist_ok=True)
-            (sources / name).write_bytes((ROOT / name).read_bytes())
-    hooks = "import sys; from setuptools import build_meta as b; out = sys.argv[1]; b.build_sdist(out); b.build_wheel(out)"
-    run(sys.executable, "-c", hooks, out, cwd=sources)
+    folder = tmp_path_factory.mktemp("sources")
+    for name in run("git", "ls-files", cwd=ROOT).splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(sources, tmp_path_factory):
+    """A folder with the wheel, made where there is no git."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-c", WHEEL, out, cwd=sources)
     return out
 
 
-def test_the_archives_hold_the_library_and_no_more(built):
-    wheel, archive = next(built.glob("*.whl")), next(built.glob("*.tar.gz"))
-    names = zipfile.ZipFile(wheel).namelist()
-    code = {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/**/*.py")}
-    code |= {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/book/widgets/*") if path.is_file()}
-    code |= {"ncutils/py.typed", "ncutils/rules.csv"}
-    assert {name for name in names if ".dist-info/" not in name} == code
+def code_files():
+    found = {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/**/*.py")}
+    found |= {str(path.relative_to(ROOT)) for path in ROOT.glob("ncutils/book/widgets/*") if path.is_file()}
+    return found | {"ncutils/py.typed", "ncutils/rules.csv"}
+
+
+def contents(wheel):
+    opened = zipfile.ZipFile(wheel)
+    return {name: opened.read(name) for name in opened.namelist()}
+
+
+def test_the_wheel_holds_the_library_and_no_more(built):
+    wheel = next(built.glob("*.whl"))
+    assert {name for name in contents(wheel) if ".dist-info/" not in name} == code_files()
     fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
         "fallback_version"
     ]
     assert wheel.name == f"ncutils-{fallback}-py3-none-any.whl"
+
+
+def test_the_source_archive_is_small_and_makes_the_same_wheel(sources, tmp_path):
+    """Built in a repository, whose files would all travel in it; a wheel of the unpacked archive, without git, against one of
+    the repository."""
+    clone, out, unpacked = tmp_path / "clone", tmp_path / "dist", tmp_path / "unpacked"
+    shutil.copytree(sources, clone, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    for command in (("init", "-q"), ("add", "-A"), (*who, "commit", "-qm", "all"), ("tag", "1.2.3")):
+        run("git", *command, cwd=clone)
+    run(sys.executable, "-c", ARCHIVE, out, cwd=clone)
+    run(sys.executable, "-c", WHEEL, out, cwd=clone)
+    archive = out / "ncutils-1.2.3.tar.gz"
+    assert archive.stat().st_size < 500_000
     with tarfile.open(archive) as opened:
-        held = {name.partition("/")[2] for name in opened.getnames()}
-    assert code <= held and {"pyproject.toml", "LICENSE", "README.md"} <= held
+        held = {name.partition("/")[2] for name in opened.getnames() if opened.getmember(name).isfile()}
+        opened.extractall(unpacked, filter="data")
+    made = {name for name in held if name.startswith("ncutils.egg-info/")} | {"PKG-INFO", "setup.cfg"}
+    about = {"pyproject.toml", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff"}
+    assert held - made == code_files() | about
+    run(sys.executable, "-c", WHEEL, unpacked, cwd=unpacked / "ncutils-1.2.3")
+    same = "ncutils-1.2.3-py3-none-any.whl"
+    assert contents(unpacked / same) == contents(out / same)
 
 
 def test_the_wheel_alone_measures_trains_and_lists_runs(built, tmp_path):

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
 PINS = {canonicalize_name(name): version for name, version in PINS.items()}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# the tool of `make mutate` is installed by that target alone
-EXTRAS = [of for extra, of in PROJECT["optional-dependencies"].items() if extra != "mutate"]
+# the tool of `make mutate` is installed by that target alone, JupyterLab by who wants it
+EXTRAS = [of for extra, of in PROJECT["optional-dependencies"].items() if extra not in ("mutate", "live")]
 DIRECT = [Requirement(r) for r in sum(EXTRAS, PROJECT["dependencies"])]
 DIRECT = [r for r in DIRECT if r.name != PROJECT["name"]]
 SOURCES = [

@@ -1,7 +1,7 @@
 """Charts of stored runs with menus that a reader's browser answers: no kernel, any stored run.
 
 Altair describes a chart and Vega-Lite draws it, in a live notebook as in the built book, whose pages load Vega from
-`_static` (the Makefile puts it there). A menu names a value; where no run has it, the nearest is shown, and
+`_static` (the Makefile puts it there); a live notebook, which has no such folder, from a CDN. A menu names a value; where no run has it, the nearest is shown, and
 the line under the chart says which that is.
 """
 
@@ -21,8 +21,13 @@ from ncutils.optimizers import OPTIMIZERS
 
 _FIELDS = ["run", "steps", "optimizer", "valid", "lr", "momentum", "wd", "seed"]
 _NAMES = {"lr": "learning rate"}
-_SCRIPTS = ("vega", "vega-lite", "vega-embed")
-_EMBED = """(number, spec) => {
+_SCRIPTS = {"vega": 6, "vega-lite": 6, "vega-embed": 7}  # the last needs the others
+_CDN = "https://cdn.jsdelivr.net/npm/{0}@{1}/build/{0}.min.js"
+_EMBED = """async (number, spec, sources) => {
+  if (!globalThis.vegaEmbed) for (const src of sources) await new Promise(done => {
+    const onerror = () => document.getElementById(`chart-${number}`).textContent = `${src} cannot be loaded`
+    document.head.append(Object.assign(document.createElement("script"), {src, onload: done, onerror}))
+  })
   if (innerWidth < 700) spec.vconcat.forEach(part => {
     if (part.columns) part.columns = 1
     if (part.width > 300) part.width = 270
@@ -34,11 +39,12 @@ _count = itertools.count()
 
 
 def show(chart: alt.TopLevelMixin) -> None:
-    """Displays a chart: as Vega-Lite for a live notebook, as a script for the built page, one column wide on a phone."""
+    """Displays a chart: as Vega-Lite where a notebook draws this version, and as a script, one column wide on a phone."""
     number = next(_count)
     scripts = [f'<script src="../_static/{name}.min.js"></script>' for name in _SCRIPTS if number == 0]
     html = f'{"".join(scripts)}<div id="menus-{number}" class="chart-menus"></div><div id="chart-{number}"></div>'
-    html += f"<script>({_EMBED})({number}, {chart.to_json(indent=None)})</script>"
+    sources = [_CDN.format(name, version) for name, version in _SCRIPTS.items()]
+    html += f"<script>({_EMBED})({number}, {chart.to_json(indent=None)}, {sources})</script>"
     kind = f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json"
     display({kind: chart.to_dict(), "text/html": html}, raw=True)
 
