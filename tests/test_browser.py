@@ -98,7 +98,7 @@ def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pa
 def drawn(tab) -> str:
     """What the explorers of a page show: their visible pictures."""
     return tab.evaluate(
-        "[...document.querySelectorAll('.vega-embed svg, .nc-chart svg, .nc-figure svg, .nc-bars')]"
+        "[...document.querySelectorAll('.vega-embed svg, .nc-chart svg, .nc-figure svg, .nc-bars, .nc-census')]"
         ".filter(s => s.getClientRects().length).map(s => s.innerHTML).join()"
     )
 
@@ -172,9 +172,9 @@ def test_a_figure_stands_in_place_of_each_widget_without_javascript(browser, boo
     for page in pages:
         if "widget-view+json" in (book / f"{page}.html").read_text():
             tab.goto((book / f"{page}.html").as_uri())
-            tab.locator("noscript svg >> visible=true").first.wait_for(timeout=5000)
+            tab.locator("noscript :is(svg, table) >> visible=true").first.wait_for(timeout=5000)
             tried += 1
-    assert tried >= 8
+    assert tried >= 9
     context.close()
 
 
