@@ -52,12 +52,37 @@ def made():
     return {"pixels": widget.pixels, "labels": widget.labels}, widget.get_state()["_esm"]
 
 
+PLAYED = NAMES | {"Muon": ("muon", "coupled_wd"), "MuonW": ("muon", "decoupled_wd")}
+
+
+class Muon:
+    """Torch's own Muon for matrices, its Adam for biases, each with the decay as torch has it, or inside the gradient."""
+
+    def __init__(self, params, lr, momentum, coupled_wd=0, decoupled_wd=0):
+        self.params, self.coupled = params, coupled_wd
+        common = {"lr": lr, "weight_decay": decoupled_wd}
+        matrices, biases = ([p for p in params if p.ndim == n] for n in (2, 1))
+        adam = torch.optim.AdamW(biases, betas=(momentum, 0.999), **common)
+        self.parts = torch.optim.Muon(matrices, momentum=momentum, **common), adam
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self):
+        for p in self.params:
+            p.grad += self.coupled * p.detach()
+        for part in self.parts:
+            part.step()
+
+
 @pytest.mark.parametrize("classes", [3, 10])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made, count):
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made, count, monkeypatch):
     """From the same weights on the same batches, in float64: loss, W and NC0 to NC3 over 200 steps, to 1e-9."""
-    rule, decay = NAMES[name]
+    rule, decay = PLAYED[name]
+    monkeypatch.setattr(torch, "bfloat16", torch.float64)  # in which torch's Muon computes
     lr, wd = (0.05, 0.02) if rule == "sgd" else (0.002, 0.05 if decay == "coupled_wd" else 2)
     options = {"rule": rule, "lr": lr, "momentum": momentum, "batch": 64, "coupled_wd": 0, "decoupled_wd": 0}
     options[decay] = wd
@@ -75,7 +100,10 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     body, head = torch.nn.Sequential(*parts).double(), torch.nn.Linear(16, classes).double()
     params = [*body.parameters(), *head.parameters()]
     torch.nn.utils.vector_to_parameters(torch.tensor(found["start"], dtype=torch.float64), params)
-    optimizer = make_optimizer(params, rule, lr=lr, momentum=momentum, **{decay: wd})
+    if rule == "muon":
+        optimizer = Muon(params, lr, momentum, **{decay: wd})
+    else:
+        optimizer = make_optimizer(params, rule, lr=lr, momentum=momentum, **{decay: wd})
 
     def compare(measured):
         with torch.no_grad():
@@ -104,7 +132,7 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     assert found["loss"][-1] < found["loss"][0]  # it trained
     law = theory.nc0_law(np.full(200, lr), wd, momentum, coupled=decay == "coupled_wd")
     np.testing.assert_allclose(found["law"], law[1:] * found["metrics"][0]["nc0"], rtol=1e-9, atol=1e-12)
-    if rule == "sgd":
+    if rule == "sgd" or name == "MuonW":  # its step keeps the row sums, too: chapter 23
         assert found["metrics"][-1]["nc0"] == pytest.approx(found["metrics"][-1]["law"], rel=1e-9)
     count("steps of the playground compared with torch", 200)
 
@@ -223,7 +251,7 @@ def played(tab, preset):
 def test_every_preset_shows_what_its_sentences_promise(shown):
     tab, wrong = shown(explorers.playground())
     presets = tab.get_by_label("what to look at").locator("option").all_inner_texts()[1:]
-    assert len(presets) == 5
+    assert len(presets) == 6
 
     start, (adam, adamw) = played(tab, "Adam collapses")
     assert adam["nc0"] < start / 20 and adamw["nc0"] > start / 4
@@ -243,6 +271,11 @@ def test_every_preset_shows_what_its_sentences_promise(shown):
     start, (signumw, signum) = played(tab, "Theorem 3.3: W runs to the box's corner")
     assert 0.19 < signumw["largest"] < 0.2 + 1e-5 and signumw["nc0"] > start / 2
     assert signum["nc0"] < start / 20
+
+    start, (muonw, adamw) = played(tab, "Muon: decoupled, and on the law")
+    # late gradients are small beside what they are the difference of, and Muon amplifies that rounding
+    assert muonw["nc0"] == pytest.approx(start * (1 - 0.02 * 0.1) ** 2000, rel=1e-3)
+    assert muonw["nc0"] < start / 50 and adamw["nc0"] > start / 2
 
     start, (sgd, adam) = played(tab, "No decay")
     assert sgd["nc0"] == pytest.approx(start, rel=1e-12) and 0.01 < abs(adam["nc0"] / start - 1) < 0.1

@@ -165,7 +165,8 @@ def playground(figure: plt.Figure | None = None) -> Playground:
         _number("steps", "steps", 2000, "count", 10, 20_000),
     ]
     for side, optimizer, wd in (("a", "Adam", 0.05), ("b", "AdamW", 5.0)):
-        menu = {"label": "optimizer", "value": optimizer, "kind": "menu", "options": list(OPTIMIZERS)}
+        menu = {"label": "optimizer", "value": optimizer, "kind": "menu"}
+        menu |= {"options": [*OPTIMIZERS, "Muon", "MuonW"]}
         controls += [
             menu | {"name": f"optimizer_{side}"},
             _number(f"lr_{side}", "learning rate", 0.001, "log", 1e-5, 1),
