@@ -151,7 +151,10 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         image = axis.imshow(logs, cmap="viridis", aspect="auto", origin="lower")
         dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
         for i, j in np.ndindex(cells.shape):
-            value, colour = cells.iat[i, j], style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1]
+            value, colour = (
+                cells.iat[i, j],
+                style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1],
+            )
             if np.isnan(logs.iat[i, j]):
                 colour = "0.45"
                 hatched = {"fill": False, "hatch": "///", "ec": "0.8", "lw": 0}
