@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+import zlib
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -176,6 +177,21 @@ def test_a_figure_stands_in_place_of_each_widget_without_javascript(browser, boo
             tried += 1
     assert tried >= 9
     context.close()
+
+
+STATE = re.compile(r'<script type="application/vnd.jupyter.widget-state[+]json">(.*?)</script>', re.DOTALL)
+
+
+def test_what_a_page_holds_for_its_explorers_is_small(book, pages):
+    """State and modules of the widgets of a page, and their host, as a server sends them: at most 400 kB."""
+    host, tried = (book / "_static/book.js").read_bytes(), 0
+    for page in pages:
+        if found := STATE.findall((book / f"{page}.html").read_text("utf-8")):
+            size = len(zlib.compress("".join(found).encode() + host))
+            print(f"\n{page}: {size / 1e3:.0f} kB for its explorers")
+            assert size <= 400_000, (page, size)
+            tried += 1
+    assert tried >= 9
 
 
 def test_stored_runs_are_chosen_played_and_named_in_the_address(browser, book):
