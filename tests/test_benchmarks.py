@@ -19,8 +19,12 @@ def run(script, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["metrics.py", "many_classes.py", "training_step.py", "many_runs.py"])
-def test_a_benchmark_writes_rows(script, tmp_path):
+@pytest.mark.parametrize(
+    "script", ["metrics.py", "many_classes.py", "training_step.py", "many_runs.py", "playground.py"]
+)
+def test_a_benchmark_writes_rows(script, tmp_path, request):
+    if script == "playground.py":
+        request.getfixturevalue("browser")  # or a skip
     run(script, tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert rows and all(r["what"] and r["figure"] and r["reached"] in ("yes", "no", "") for r in rows)

@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+import zlib
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -98,7 +99,7 @@ def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pa
 def drawn(tab) -> str:
     """What the explorers of a page show: their visible pictures."""
     return tab.evaluate(
-        "[...document.querySelectorAll('.vega-embed svg, .nc-chart svg, .nc-figure svg, .nc-bars')]"
+        "[...document.querySelectorAll('.vega-embed svg, .nc-chart svg, .nc-figure svg, .nc-bars, .nc-census')]"
         ".filter(s => s.getClientRects().length).map(s => s.innerHTML).join()"
     )
 
@@ -172,10 +173,25 @@ def test_a_figure_stands_in_place_of_each_widget_without_javascript(browser, boo
     for page in pages:
         if "widget-view+json" in (book / f"{page}.html").read_text():
             tab.goto((book / f"{page}.html").as_uri())
-            tab.locator("noscript svg >> visible=true").first.wait_for(timeout=5000)
+            tab.locator("noscript :is(svg, table) >> visible=true").first.wait_for(timeout=5000)
             tried += 1
-    assert tried >= 8
+    assert tried >= 9
     context.close()
+
+
+STATE = re.compile(r'<script type="application/vnd.jupyter.widget-state[+]json">(.*?)</script>', re.DOTALL)
+
+
+def test_what_a_page_holds_for_its_explorers_is_small(book, pages):
+    """State and modules of the widgets of a page, and their host, as a server sends them: at most 400 kB."""
+    host, tried = (book / "_static/book.js").read_bytes(), 0
+    for page in pages:
+        if found := STATE.findall((book / f"{page}.html").read_text("utf-8")):
+            size = len(zlib.compress("".join(found).encode() + host))
+            print(f"\n{page}: {size / 1e3:.0f} kB for its explorers")
+            assert size <= 400_000, (page, size)
+            tried += 1
+    assert tried >= 9
 
 
 def test_stored_runs_are_chosen_played_and_named_in_the_address(browser, book):

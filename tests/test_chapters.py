@@ -45,7 +45,8 @@ FIGURES |= {
 EXPLORERS = dict.fromkeys(
     ("06_theorem_3_1", "07_theorem_3_3", "08_theorem_3_4", "09_sign_descent", "10_ufm"), 1
 )
-EXPLORERS |= {"04_explore": 2, "14_six_settings": 1, "22_gauge": 1, "26_playground": 1}
+EXPLORERS |= {"04_explore": 2, "14_six_settings": 1, "22_gauge": 1, "23_which_optimizers": 1}
+EXPLORERS["26_playground"] = 1
 # For the chapters that read a grid; the smallest decay that leaves something to see in 12 epochs
 GRID = """
 common: {epochs: 12, width: 4}

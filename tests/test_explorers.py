@@ -9,12 +9,13 @@ import ipywidgets
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from traitlets import TraitError
 
 matplotlib.use("Agg")
 
-from ncutils import analysis
+from ncutils import analysis, census
 from ncutils.book import explorers
 from ncutils.training import Run, train
 
@@ -26,6 +27,14 @@ def draw(lr, K):
     if K == 99:
         raise ValueError("K = 99 is <not> allowed")
     return figure
+
+
+# as chapter 23 has it: two rules, one without a leak
+LEAKS = pd.DataFrame(
+    {"theory": ["breaks", "keeps"], "why": ["divides", "sums"], "why_not": ["", 'no "closure"']}
+    | {column: [0.2, np.nan] for column in census.COLUMNS},
+    index=["adam", "sgd"],
+)
 
 
 def title(html):
@@ -63,7 +72,7 @@ def test_every_widget_is_one_of_a_notebook_and_holds_its_module():
     """What nbclient stores of a widget is its state when it opens: the module must be in it."""
     widgets = [explorers.theory(law) for law in ("theorem31", "theorem33", "theorem34")]
     widgets.append(explorers.explorer(draw, live=False, lr=[0.1, 0.2], K=[3, 10]))
-    widgets.append(explorers.playground())
+    widgets += [explorers.playground(), explorers.census(LEAKS)]
     for widget in widgets:
         state = widget.get_state()
         assert isinstance(widget, ipywidgets.DOMWidget)
@@ -89,6 +98,20 @@ def test_a_law_and_its_values_have_names():
         explorers.theory("theorem31", K=3)
     with pytest.raises(ValueError, match="law = 'theorem3' is not allowed: use one of theorem31"):
         explorers.theory("theorem3")
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_census_is_set_from_python_and_says_what_it_needs():
+    widget = explorers.census(LEAKS)
+    widget.search, widget.says, widget.sort, widget.descending = "div", "breaks", "why", True
+    for name, bad in (("says", "break"), ("sort", "loss"), ("search", 3), ("descending", "yes")):
+        with pytest.raises(TraitError, match=f"'{name}' trait"):
+            setattr(widget, name, bad)
+    assert (widget.search, widget.says, widget.sort, widget.descending) == ("div", "breaks", "why", True)
+    with pytest.raises(ValueError, match="rules has no column k2, why: it needs theory, float64"):
+        explorers.census(LEAKS.drop(columns=["why", "k2"]))
+    assert widget.rows[1]["rule"] == "sgd" and widget.rows[1]["k2"] is None
+    json.dumps(widget.get_state()["rows"], allow_nan=False)  # a browser would refuse the whole page
 
 
 def test_stored_runs_hold_what_was_measured_and_the_command_that_remakes_them():

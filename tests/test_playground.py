@@ -1,15 +1,16 @@
-"""The widgets' own arithmetic, in Chromium: the playground against torch, the theory against `ncutils.theory`; and what the
-playground's presets promise."""
+"""The widgets in Chromium: the playground's arithmetic against torch, the theory's against `ncutils.theory`, the census's rows
+against its files; what the playground's presets promise; what a reader may stop."""
 
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from ncutils import theory
+from ncutils import census, theory
 from ncutils.book import explorers
 from ncutils.files import project_folder
 from ncutils.metrics import nc_metrics
@@ -51,12 +52,37 @@ def made():
     return {"pixels": widget.pixels, "labels": widget.labels}, widget.get_state()["_esm"]
 
 
+PLAYED = NAMES | {"Muon": ("muon", "coupled_wd"), "MuonW": ("muon", "decoupled_wd")}
+
+
+class Muon:
+    """Torch's own Muon for matrices, its Adam for biases, each with the decay as torch has it, or inside the gradient."""
+
+    def __init__(self, params, lr, momentum, coupled_wd=0, decoupled_wd=0):
+        self.params, self.coupled = params, coupled_wd
+        common = {"lr": lr, "weight_decay": decoupled_wd}
+        matrices, biases = ([p for p in params if p.ndim == n] for n in (2, 1))
+        adam = torch.optim.AdamW(biases, betas=(momentum, 0.999), **common)
+        self.parts = torch.optim.Muon(matrices, momentum=momentum, **common), adam
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self):
+        for p in self.params:
+            p.grad += self.coupled * p.detach()
+        for part in self.parts:
+            part.step()
+
+
 @pytest.mark.parametrize("classes", [3, 10])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made, count):
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made, count, monkeypatch):
     """From the same weights on the same batches, in float64: loss, W and NC0 to NC3 over 200 steps, to 1e-9."""
-    rule, decay = NAMES[name]
+    rule, decay = PLAYED[name]
+    monkeypatch.setattr(torch, "bfloat16", torch.float64)  # in which torch's Muon computes
     lr, wd = (0.05, 0.02) if rule == "sgd" else (0.002, 0.05 if decay == "coupled_wd" else 2)
     options = {"rule": rule, "lr": lr, "momentum": momentum, "batch": 64, "coupled_wd": 0, "decoupled_wd": 0}
     options[decay] = wd
@@ -74,7 +100,10 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     body, head = torch.nn.Sequential(*parts).double(), torch.nn.Linear(16, classes).double()
     params = [*body.parameters(), *head.parameters()]
     torch.nn.utils.vector_to_parameters(torch.tensor(found["start"], dtype=torch.float64), params)
-    optimizer = make_optimizer(params, rule, lr=lr, momentum=momentum, **{decay: wd})
+    if rule == "muon":
+        optimizer = Muon(params, lr, momentum, **{decay: wd})
+    else:
+        optimizer = make_optimizer(params, rule, lr=lr, momentum=momentum, **{decay: wd})
 
     def compare(measured):
         with torch.no_grad():
@@ -103,7 +132,7 @@ def test_the_playground_trains_as_torch_does(name, momentum, classes, tab, made,
     assert found["loss"][-1] < found["loss"][0]  # it trained
     law = theory.nc0_law(np.full(200, lr), wd, momentum, coupled=decay == "coupled_wd")
     np.testing.assert_allclose(found["law"], law[1:] * found["metrics"][0]["nc0"], rtol=1e-9, atol=1e-12)
-    if rule == "sgd":
+    if rule == "sgd" or name == "MuonW":  # its step keeps the row sums, too: chapter 23
         assert found["metrics"][-1]["nc0"] == pytest.approx(found["metrics"][-1]["law"], rel=1e-9)
     count("steps of the playground compared with torch", 200)
 
@@ -222,7 +251,7 @@ def played(tab, preset):
 def test_every_preset_shows_what_its_sentences_promise(shown):
     tab, wrong = shown(explorers.playground())
     presets = tab.get_by_label("what to look at").locator("option").all_inner_texts()[1:]
-    assert len(presets) == 5
+    assert len(presets) == 6
 
     start, (adam, adamw) = played(tab, "Adam collapses")
     assert adam["nc0"] < start / 20 and adamw["nc0"] > start / 4
@@ -242,6 +271,11 @@ def test_every_preset_shows_what_its_sentences_promise(shown):
     start, (signumw, signum) = played(tab, "Theorem 3.3: W runs to the box's corner")
     assert 0.19 < signumw["largest"] < 0.2 + 1e-5 and signumw["nc0"] > start / 2
     assert signum["nc0"] < start / 20
+
+    start, (muonw, adamw) = played(tab, "Muon: decoupled, and on the law")
+    # late gradients are small beside what they are the difference of, and Muon amplifies that rounding
+    assert muonw["nc0"] == pytest.approx(start * (1 - 0.02 * 0.1) ** 2000, rel=1e-3)
+    assert muonw["nc0"] < start / 50 and adamw["nc0"] > start / 2
 
     start, (sgd, adam) = played(tab, "No decay")
     assert sgd["nc0"] == pytest.approx(start, rel=1e-12) and 0.01 < abs(adam["nc0"] / start - 1) < 0.1
@@ -290,3 +324,183 @@ def test_a_chart_answers_within_50_ms_and_a_phone_holds_it(shown):
         assert tab.evaluate(small) == 0 and not wrong
         assert len(zlib.compress(json.dumps(widget.get_state(), default=str).encode())) < 20_000
     assert len(zlib.compress(json.dumps(explorers.playground().get_state(), default=str).encode())) < 100_000
+
+
+def census_files():
+    """Both files side by side, as they lie on the disk: no column is computed."""
+    leaks, says = (
+        pd.read_csv(project_folder(name), index_col="rule", keep_default_na=False)
+        for name in ("results/census.csv", "ncutils/rules.csv")
+    )
+    both = leaks.join(says.rename(columns={"reason": "why"}))
+    return both.assign(**{column: pd.to_numeric(both[column]) for column in census.COLUMNS})
+
+
+def expected(rules, says, search, sort, descending) -> list[str]:
+    order = ["keeps", "exact", "scales", "breaks", "second copy", "untried"]
+    text = rules.index + " " + rules["theory"] + " " + rules["why"] + " " + rules["why_not"]
+    kept = rules["theory"].isin(order if says == "all" else [says])
+    for word in search.split():
+        kept &= text.str.contains(word, case=False, regex=False)
+    key = {"rule": rules.index.to_series(), "theory": rules["theory"].map(order.index)}.get(sort)
+    key = rules[sort] if key is None else key
+    key = key.str.lower() if sort in ("rule", "why") else key
+    return list(key[kept].sort_values(kind="stable", ascending=not descending, na_position="last").index)
+
+
+HEADS = {"rule": "rule", "theory": "theory says", "float64": "leak", "float32": "in float32", "k2": "K = 2"}
+HEADS |= {"label_smoothing": "label smoothing", "squared_error": "squared error", "why": "why"}
+
+
+def test_the_census_sorts_searches_and_filters_as_pandas_does(shown, count):
+    rules = census_files()
+    tab, wrong = shown(explorers.census(rules), "#census:sort=nonsense&search=%25&says=keeps")
+    search, says, sort = (tab.get_by_label(name, exact=True) for name in ("search", "theory says", "sort by"))
+    assert (search.input_value(), tab.get_by_role("status").inner_text()) == ("%", "0 of 138 rules")
+    lines = tab.locator(".nc-census tbody tr")
+    for what, words in (
+        ("keeps", ""),
+        ("all", ""),
+        ("breaks", "second MOMENT"),
+        ("untried", ""),
+        ("exact", "newton"),
+        ("all", "muon"),
+        ("second copy", "no such rule"),
+    ):
+        n = len(rules) if what == "all" else (rules["theory"] == what).sum()
+        says.select_option(f"{what} ({n})")
+        search.fill(words)
+        for column, title in HEADS.items():
+            head = tab.get_by_role("columnheader", name=title, exact=True)
+            for descending in (False, True):
+                head.get_by_role("button").click()
+                found = lines.locator("th").all_inner_texts()
+                assert found == expected(rules, what, words, column, descending), (what, words, column)
+                assert head.get_attribute("aria-sort") == ("descending" if descending else "ascending")
+                count("orders of the census compared with pandas")
+            assert sort.evaluate("m => m.selectedOptions[0].textContent") == title
+        assert tab.get_by_role("status").inner_text() == f"{len(found)} of {len(rules)} rules"
+    # the address names the view, and leads back to it
+    says.select_option(f"all ({len(rules)})")
+    search.fill("50 % & adam=1")
+    tab.wait_for_function("location.hash.includes('adam')")
+    tab.reload()
+    tab.wait_for_selector("[data-ready]", state="attached")
+    assert search.input_value() == "50 % & adam=1" and not wrong
+
+
+def test_a_row_of_the_census_is_what_the_files_hold(shown):
+    rules = census_files()
+    tab, wrong = shown(explorers.census(rules))
+    texts = tab.evaluate(
+        "[...document.querySelectorAll('.nc-census tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
+    )
+    assert len(texts) == len(rules) > 100
+    for rule, what, *leaks, why in texts:
+        row = rules.loc[rule]
+        assert what == row["theory"] and why.startswith(row["why"]) and row["why_not"] in why
+        for text, column in zip(leaks, census.COLUMNS, strict=True):
+            if np.isfinite(row[column]):  # two digits: within half of the second one's unit
+                assert float(text) == pytest.approx(row[column], rel=0.05, abs=0), (rule, column)
+            else:
+                assert text == "–", (rule, column)
+    assert not wrong
+
+
+def test_the_census_answers_within_50_ms_by_keyboard_and_on_a_phone(shown):
+    widget = explorers.census(census_files())
+    for options in ({}, {"viewport": {"width": 390, "height": 844}}):
+        tab, wrong = shown(widget, **options)
+        times = tab.evaluate("""() => Array.from("adam muon sgd", (_, i) => {
+          const field = document.querySelector("input[type=search]"), start = performance.now()
+          field.value = "adam muon sgd".slice(0, i)
+          field.dispatchEvent(new Event("input"))
+          document.querySelector(".nc-scroll tr:last-child")?.getBoundingClientRect() // laid out, too
+          return performance.now() - start
+        })""")
+        assert np.median(times) < 50, times
+        assert tab.evaluate("document.documentElement.scrollWidth") <= (390 if options else 1280)
+        small = "[...document.querySelectorAll('input, button, select')].filter(c => c.getClientRects().length && c.getBoundingClientRect().height < 44).length"
+        assert tab.evaluate(small) == 0 and not wrong
+    # no mouse: from the search to the order's button, the heads and the table, and what a screen reader is told
+    tab, wrong = shown(widget)
+    tab.get_by_label("search", exact=True).focus()
+    tab.keyboard.type("lion")
+    for _ in range(3):
+        tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.get_by_role("button", name="descending").evaluate("b => b == document.activeElement")
+    assert tab.get_by_role("columnheader", name="leak").get_attribute("aria-sort") == "descending"
+    told = f"{tab.locator('.nc-census tbody tr').count()} of {len(widget.rows)} rules"
+    assert tab.get_by_role("status").inner_text() == told
+    tab.keyboard.press("Tab")
+    assert tab.get_by_role("region", name="the census").evaluate("r => r == document.activeElement")
+    assert not wrong
+
+
+LIVE = (
+    "async state => {"
+    + IMPORT
+    + """
+  const {default: {render}} = await load(state._esm), heard = {}, el = document.body.appendChild(document.createElement("div"))
+  const model = {
+    get: name => state[name],
+    set: (name, value) => { state[name] = value; for (const listener of heard[`change:${name}`] ?? []) listener() },
+    on: (event, listener) => (heard[event] ??= []).push(listener),
+    save_changes() {},
+  }
+  await render({model, el})
+  const lines = () => el.querySelectorAll("tbody tr").length, before = lines()
+  model.set("search", "lion")
+  model.set("says", "breaks")
+  const [field, menu] = [el.querySelector("input"), el.querySelector("select")]
+  return {before, after: lines(), field: field.value, menu: menu.selectedOptions[0].textContent, shown: state.shown, hash: location.hash}
+}"""
+)
+
+
+def test_what_python_sets_in_a_notebook_the_table_shows_and_python_reads_its_rows(tab):
+    """The module between a model and its view, as a notebook's front end runs it."""
+    rules = census_files()
+    found = tab.evaluate(LIVE, explorers.census(rules).get_state())
+    lions = expected(rules, "breaks", "lion", "float64", False)
+    assert found["shown"] == lions and found["after"] == len(lions) < found["before"] == len(rules)
+    assert found["field"] == "lion" and found["menu"].startswith("breaks (") and not found["hash"]
+
+
+def corners(tab):
+    return tab.locator(".nc-edge").evaluate_all("lines => lines.map(l => l.getAttribute('x1'))")
+
+
+def pictures_of_a_fixed_gauge(tab) -> int:
+    return tab.evaluate("""async () => {
+      let drawn = 0
+      const seen = new MutationObserver(() => drawn++)
+      seen.observe(document.querySelector(".nc-picture"), {childList: true})
+      document.querySelector("[role=switch]").click()
+      await new Promise(done => setTimeout(done, 900))
+      return drawn
+    }""")
+
+
+def test_what_moves_can_be_paused(shown):
+    """The playground's training and its turning tetrahedron."""
+    tab, wrong = shown(explorers.playground(), "#playground:classes=4&steps=20000")
+    start = corners(tab)
+    tab.get_by_role("button", name="Play").click()
+    tab.wait_for_function("+document.querySelector('.nc-told').textContent.match(/[0-9]+/)[0] > 3")
+    tab.get_by_role("button", name="Pause").click()
+    tab.wait_for_timeout(500)  # the step that was asked for comes back
+    held = tab.locator(".nc-told").inner_text(), corners(tab)
+    tab.wait_for_timeout(700)
+    assert (tab.locator(".nc-told").inner_text(), corners(tab)) == held
+    assert held[1] != start and pictures_of_a_fixed_gauge(tab) > 2 and not wrong
+
+
+def test_nothing_moves_by_itself_where_motion_is_not_wanted(shown):
+    """The tetrahedron stands while the network trains, and a gauge is fixed in one picture."""
+    tab, wrong = shown(explorers.playground(), "#playground:classes=4&steps=60", reduced_motion="reduce")
+    start = corners(tab)
+    tab.get_by_role("button", name="Play").click()
+    tab.locator(".nc-told", has_text="step 60").wait_for(timeout=60_000)
+    assert corners(tab) == start and pictures_of_a_fixed_gauge(tab) == 1 and not wrong

@@ -16,6 +16,7 @@ from pathlib import Path
 import anywidget
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import traitlets
 from IPython.display import display
 
@@ -39,10 +40,10 @@ def _script(*names: str) -> str:
 class Explorer(anywidget.AnyWidget):
     """A widget with a trait for each of its controls, which Python may read and set: `widget.wd = 0.1`.
 
-    `controls` are dicts with the keys name, label, value, kind, and by kind: "menu" (of strings) and "stops" (a slider)
-    have `options`; "log", "share" (of 1 - value), "count" (whole, logarithmic) and "whole" have min and max and take any
+    `controls` are dicts with the keys name, label, value, kind, and by kind: "text" has no more, "menu" (of strings) and
+    "stops" (a slider) have `options`; "log", "share" (of 1 - value), "count" (whole, logarithmic) and "whole" have min and max and take any
     value between, and 0 where `zero` is set. A value that the control does not allow is refused with traitlets.TraitError.
-    `still` is a figure, or one in SVG, that stands in the widget's place where JavaScript is off.
+    `still` is a figure, or HTML (a figure in SVG, a table), that stands in the widget's place where JavaScript is off.
     """
 
     _css = (_FOLDER / "widgets.css").read_text(encoding="utf-8")
@@ -55,7 +56,10 @@ class Explorer(anywidget.AnyWidget):
 
     def _ipython_display_(self):
         if self.still:
-            display({"text/html": f"<noscript>{self.still}</noscript>"}, raw=True)
+            display(
+                {"text/html": f'<noscript><div style="overflow-x: auto">{self.still}</div></noscript>'},
+                raw=True,
+            )
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
 
@@ -64,6 +68,8 @@ def _trait(control: dict) -> traitlets.TraitType:
     start = control["value"]
     if "options" in control:
         return traitlets.Enum(control["options"], start)
+    if control["kind"] == "text":
+        return traitlets.Unicode(start)
     number = traitlets.Int if control["kind"] in ("whole", "count") else traitlets.Float
     return number(start, min=0 if control["zero"] else control["min"], max=control["max"])
 
@@ -159,7 +165,8 @@ def playground(figure: plt.Figure | None = None) -> Playground:
         _number("steps", "steps", 2000, "count", 10, 20_000),
     ]
     for side, optimizer, wd in (("a", "Adam", 0.05), ("b", "AdamW", 5.0)):
-        menu = {"label": "optimizer", "value": optimizer, "kind": "menu", "options": list(OPTIMIZERS)}
+        menu = {"label": "optimizer", "value": optimizer, "kind": "menu"}
+        menu |= {"options": [*OPTIMIZERS, "Muon", "MuonW"]}
         controls += [
             menu | {"name": f"optimizer_{side}"},
             _number(f"lr_{side}", "learning rate", 0.001, "log", 1e-5, 1),
@@ -236,6 +243,44 @@ def _stored(history: History, every: int) -> dict:
         "centred": layers[1],
         "command": f'python -c "from ncutils import Run, train; print(train(Run({fields})).final)"',
     } | {c: [float(f"{v:.4g}") if np.isfinite(v) else None for v in frame[c]] for c in columns}
+
+
+class Census(Explorer):
+    """What the theorem says of each rule beside its leaks: a table; `shown` names the rules in it, first to last."""
+
+    _esm = _script("census")
+    rows = traitlets.List().tag(sync=True)
+    descending = traitlets.Bool().tag(sync=True)
+    shown = traitlets.List().tag(sync=True)
+
+
+def census(rules: pd.DataFrame, still: str | None = None) -> Census:
+    """The widget of a table of rules, smallest leak first to begin with.
+
+    `rules` has a row a rule, its name as index: the columns of `ncutils.census.COLUMNS` (leaks, nan where there is none),
+    theory and why of `theory.row_sums`, and why_not, the reason of a leak that is missing, else "". `still` is the HTML that
+    stands in the widget's place where JavaScript is off. Raises ValueError where a column is missing.
+    """
+    titles = {"rule": "rule", "theory": "theory says"}
+    titles |= {"float64": "leak", "float32": "in float32", "k2": "K = 2"}
+    titles |= {"label_smoothing": "label smoothing", "squared_error": "squared error", "why": "why"}
+    needed = [*list(titles)[1:], "why_not"]
+    if missing := [column for column in needed if column not in rules]:
+        raise ValueError(f"rules has no column {', '.join(missing)}: it needs {', '.join(needed)}")
+    rows = rules[needed].rename_axis("rule").reset_index().astype(object)
+    rows = rows.where(rows.notna(), None).to_dict("records")
+    found = rules["theory"].value_counts()
+    menu = {"kind": "menu"}
+    controls = [
+        {"name": "search", "label": "search", "value": "", "kind": "text"},
+        menu
+        | {"name": "says", "label": "theory says", "value": "all", "options": ["all", *found.index]}
+        | {"titles": [f"all ({len(rules)})", *(f"{name} ({n})" for name, n in found.items())]},
+        menu
+        | {"name": "sort", "label": "sort by", "value": "float64", "options": list(titles)}
+        | {"titles": list(titles.values())},
+    ]
+    return Census(controls, still, rows=rows)
 
 
 class Frames(Explorer):

@@ -20,8 +20,8 @@ const SCALES = {
   whole: {to: v => v, from: x => x, step: 1},
 }
 
-// A labelled control of one value of the model: a menu of words, a slider over `options`, or a slider beside a field that takes
-// any value from min to max. With `zero` the slider's left end stands for 0.
+// A labelled control of one value of the model: a menu of words, a field for words, a slider over `options`, or a slider beside a field
+// that takes any value from min to max. With `zero` the slider's left end stands for 0.
 function control(model, {name, label, kind, min, max, options, titles, zero}, id) {
   const box = node("div", {class: "nc-control"}, node("label", {for: id}, label))
   const bind = show => {
@@ -37,6 +37,13 @@ function control(model, {name, label, kind, min, max, options, titles, zero}, id
     menu.onchange = () => put(options[menu.value])
     box.append(menu)
     bind(() => { menu.value = options.indexOf(model.get(name)) })
+    return box
+  }
+  if (kind == "text") {
+    const field = node("input", {type: "search", id})
+    field.oninput = () => put(field.value)
+    box.append(field)
+    bind(() => { if (field.value != model.get(name)) field.value = model.get(name) })
     return box
   }
   if (kind == "stops") {
@@ -72,20 +79,20 @@ function control(model, {name, label, kind, min, max, options, titles, zero}, id
   return box
 }
 
-// In the book a view can be sent: "#key:name=value&..." names it. A notebook's address is left alone.
+// In the book a view can be sent: "#key:name=value&..." names it; what no control allows is passed over. A notebook's address is left alone.
 function address(model, key, names, el) {
   if (!model.get("_book")) return
-  const [found, given] = decodeURIComponent(location.hash.slice(1)).split(/:(.*)/s)
+  const [found, given] = location.hash.slice(1).split(/:(.*)/s)
   if (found == key && given) {
-    for (const pair of given.split("&")) {
-      const [name, text] = pair.split("="), now = model.get(name)
-      const value = typeof now == "number" ? Number(text) : typeof now == "boolean" ? text == "true" : text
-      if (names.includes(name) && !Number.isNaN(value)) model.set(name, value)
+    for (const [name, text] of new URLSearchParams(given)) {
+      const now = model.get(name), value = typeof now == "number" ? Number(text) : typeof now == "boolean" ? text == "true" : text
+      const {options} = model.get("controls").find(spec => spec.name == name) ?? {}
+      if (names.includes(name) && !Number.isNaN(value) && (options?.includes(value) ?? true)) model.set(name, value)
     }
     el.scrollIntoView()
   }
   let due
-  const write = () => history.replaceState(null, "", `#${key}:${names.map(n => `${n}=${model.get(n)}`).join("&")}`)
+  const write = () => history.replaceState(null, "", `#${key}:${new URLSearchParams(names.map(n => [n, model.get(n)]))}`)
   for (const name of names)
     model.on(`change:${name}`, () => {
       clearTimeout(due)

@@ -40,6 +40,7 @@ function engine() {
     const count = sizes.slice(1).reduce((n, out, l) => n + out * (sizes[l] + 1), 0)
     const net = {sizes, images, labels: kept.map(n => +labels[n]), random, step: 0, t: 0, order: [], at: 0}
     for (const name of ["params", "grads", "first", "second"]) net[name] = new Float64Array(count)
+    net.matrix = new Uint8Array(count) // 1 where a parameter is an entry of a W
     net.layers = []
     for (let l = 1, at = 0; l < sizes.length; l++) {
       const n = sizes[l] * sizes[l - 1], view = (name, from, length) => net[name].subarray(from, from + length)
@@ -49,6 +50,7 @@ function engine() {
         layer[key + "b"] = view(name, at + n, sizes[l])
       }
       net.layers.push(layer)
+      net.matrix.fill(1, at, at + n)
       at += n + sizes[l]
     }
     for (const {inputs, W, b} of net.layers) // as torch.nn.Linear: uniform within 1 / sqrt(inputs)
@@ -155,7 +157,27 @@ function engine() {
     return loss
   }
 
-  // One step; `rule` is sgd, adam or signum. The exact law of NC0 goes with it: of SGD's or SGDW's row sum.
+  // X X^T of X [m, n] as [m, wide], each row filled up with zeros to a multiple of four
+  function gram(X, m, n) {
+    const wide = 4 * Math.ceil(m / 4), A = new Float64Array(m * wide)
+    for (let k = 0; k < m; k++) for (let l = 0; l <= k; l++) A[k * wide + l] = A[l * wide + k] = product(X, k * n, X, l * n, n)
+    return A
+  }
+
+  // Muon's step for G [m, n], m <= n: five of Newton's and Schulz's towards the nearest matrix with orthonormal rows, as
+  // torch.optim.Muon takes them, but in float64.
+  function orthonormal(G, m, n) {
+    const size = Math.max(Math.sqrt(product(G, 0, G, 0, m * n)), 1e-7), wide = 4 * Math.ceil(m / 4)
+    let X = G.map(x => x / size)
+    for (let i = 0; i < 5; i++) {
+      const A = gram(X, m, n), B = gram(A, m, wide), next = X.map(x => 3.4445 * x)
+      for (let k = 0; k < m; k++) for (let l = 0; l < m; l++) add(next, k * n, 2.0315 * B[k * wide + l] - 4.775 * A[k * wide + l], X, l * n, n)
+      X = next
+    }
+    return X
+  }
+
+  // One step; `rule` is sgd, adam, signum or muon, which leaves the biases to adam. The exact law of NC0 goes with it: of SGD's or SGDW's row sum.
   function step(net, {rule, lr, momentum, coupled_wd, decoupled_wd, batch}, rows = draw(net, batch)) {
     if (rule != net.rule) { // another rule's moving averages mean something else
       net.first.fill(0)
@@ -178,11 +200,14 @@ function engine() {
       }
       first[i] = momentum * first[i] + (1 - momentum) * g
       if (rule == "signum") params[i] -= lr * Math.sign(first[i])
+      else if (rule == "muon" && net.matrix[i]) grads[i] = (1 - momentum) * g + momentum * first[i] // Nesterov's
       else {
         second[i] = ADAM.beta2 * second[i] + (1 - ADAM.beta2) * g * g
         params[i] -= ((lr / unbias) * first[i]) / (Math.sqrt(second[i]) / root + ADAM.eps)
       }
     }
+    if (rule == "muon") // no W is taller than wide, so that the learning rate is as it stands
+      for (const {W, dW, inputs, outputs} of net.layers) add(W, 0, -lr, orthonormal(dW, outputs, inputs), 0, W.length)
     law.s *= keep
     law.v = momentum * law.v + coupled_wd * law.s
     law.s -= lr * law.v

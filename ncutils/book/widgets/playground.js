@@ -15,6 +15,8 @@ const PRESETS = {
     "Play to the end, then fix the gauge: the rows of AdamW's W (left) come down onto the means, NC0 is 0 and NC3 falls to near Adam's. No prediction changes, since the softmax does not see what was taken away: NC0 and a good part of NC3 measured it."},
   "Theorem 3.3: W runs to the box's corner": {values: setting(["SignumW", 0.001, 5, 0.9], ["Signum", 0.001, 0.05, 0.9]), look:
     "SignumW's decay draws every entry of W within 1/λ = 0.2, and the largest comes to that wall: the signs of the steps do not sum to zero over the rows, so NC0 settles above half of its start. Signum has the decay inside the sign, and its NC0 falls below a twentieth of its start."},
+  "Muon: decoupled, and on the law": {values: setting(["MuonW", 0.02, 0.1, 0.9], ["AdamW", 0.001, 2, 0.9]), look:
+    "MuonW (left) has decoupled decay, as AdamW has, but its step treats the rows of the gradient alike: NC0 lies on the exact law (dotted) and falls below a fiftieth of its start. AdamW, with the same ηλ and so the same law, divides entry by entry, and its NC0 stays above half of its start."},
   "No decay": {values: setting(["SGD", 0.05, 0, 0.9], ["Adam", 0.001, 0, 0.9]), look:
     "Without decay the NC0 of SGD does not move: every gradient's rows sum to zero, and so do its steps. Adam divides entry by entry, its steps do not sum to zero, and its NC0 drifts, here by a few percent; neither collapses, though both fit all images."},
   "Past critical decay": {values: setting(["SGD", 0.05, 0.015, 0.95], ["SGD", 0.05, 0.05, 0.95], {steps: 600}), look:
