@@ -23,10 +23,10 @@ from ncutils.book.style import in_page
 MOST_POINTS = 300  # of a line, in the numbers beside a figure
 
 
-def caption(name: str, text: str) -> None:
-    """Shows the cell's last figure and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
+def caption(name: str, text: str, figure: Figure | None = None) -> None:
+    """Shows a figure, by default the cell's last one, and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
     is the book's own), `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.caption_below`)."""
-    figure = plt.gcf()
+    figure = figure or plt.gcf()
     rests_on = getattr(figure, "provenance", "")
     about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
     display({"image/svg+xml": as_svg(figure), "text/plain": name}, metadata={"figure": about}, raw=True)
