@@ -1,6 +1,6 @@
-# make book | test | lint | bench | soak | mutate | audit      (PROFILE=quick|laptop|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
-PROFILE ?= quick
+PROFILE ?= laptop
 PYTHON ?= python3
 PIN ?=
 REPOSITORY ?=

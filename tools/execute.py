@@ -35,13 +35,13 @@ def new_prose(chapter: Path, out: Path) -> bool:
     return True
 
 
-def fold_parameters(out: Path) -> None:
+def fold_parameters(out: Path, profile: str) -> None:
     """The cell that papermill has put in is folded in the page, as the chapter's own parameters are."""
     notebook = nbformat.read(out, as_version=4)
     for cell in notebook.cells:
         if INJECTED in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [INJECTED, "hide-input"]
-            name = f"Parameters of the profile {out.parent.parent.name}"
+            name = f"Parameters of the profile {profile}"
             cell.metadata["mystnb"] = {"code_prompt_show": name, "code_prompt_hide": name}
     nbformat.write(notebook, out)
 
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     papermill = Path(sys.executable).with_name("papermill")
     status = subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode
     if out.exists():
-        fold_parameters(out)
+        fold_parameters(out, parameters.parent.name)
     if status and out.exists():
         name_what_died(out)
     sys.exit(status)
