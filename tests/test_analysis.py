@@ -200,6 +200,10 @@ def test_figures_draw_means_and_leave_out_what_fails(monkeypatch):
         [history("SGD", w, 1 / (1 + w), momentum=m) for w in (0, 1) for m in (0, 0.9)], "test"
     )
     assert [t.get_text() for t in heat.axes[0].texts] == ["1", "0.5"] * 2
+    dead = history("SGD", 10, 0.0, train_acc=0.1)
+    dead.frame[["nc2", "nc3"]] = np.nan
+    heat = figures.heat_maps([history("SGD", 1, 0.5), dead], "test")
+    assert [[t.get_text() for t in axis.texts] for axis in heat.axes[:2]] == [["0.5", "0"], ["1", "–"]]
     table = tables.final_table({"Adam": runs[:1], "Signum": runs[2:3]}, {"Adam": dict.fromkeys(COLUMNS, 1.5)})
     assert table.loc["Adam", ("NC0", "paper")] == "1.5" and table.loc["Signum", ("NC0", "paper")] == "–"
 

@@ -7,6 +7,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from ncutils.book import captions, style
 from ncutils.optimizers import OPTIMIZERS
@@ -25,6 +26,7 @@ def shown(monkeypatch):
 
 
 def draw():
+    plt.close("all")  # other tests leave theirs open
     figure, (left, right) = plt.subplots(1, 2)
     left.plot([1, 2, 3], [0.5, 0.25, 0.125], color="#2171b5", label="Adam")
     left.scatter([4, 5], [6, 7], label="runs")
@@ -98,9 +100,11 @@ def test_colours_turn_with_the_page():
     assert "var(--pst-color-background, #ffffff)" in turned and 'style="fill: #fefefe"' in turned
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimizer_is_seen_on_both_grounds(name):
-    colour = style.COLOURS[name]
+SEEN = [style.COLOURS[name] for name in OPTIMIZERS] + [to_hex(c) for n in (3, 6) for c in style.sequence(n)]
+
+
+@pytest.mark.parametrize("colour", SEEN)
+def test_optimizers_and_ordered_quantities_are_seen_on_both_grounds(colour):
     dark = style.in_dark(colour)
     assert style.contrast(colour, "#ffffff") >= 3 and style.contrast(dark, style.DARK) >= 2.9
     # the same hue: red, green and blue in the same order

@@ -145,7 +145,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
     runs = store.table(histories)
     figure, axes = style.panels(len(columns), across=2)
     for axis, column in zip(axes, columns):
-        cells = runs.pivot_table(column, "momentum", "wd")
+        cells = runs.pivot_table(column, "momentum", "wd", dropna=False)
         counted = runs[runs["valid"]].pivot_table(column, "momentum", "wd").reindex_like(cells)
         logs = np.log10(counted.clip(lower=1e-7))
         image = axis.imshow(logs, cmap="viridis", aspect="auto", origin="lower")
@@ -276,8 +276,8 @@ def draw_geometry(axis, features, labels, weights) -> None:
     means = np.stack([features[labels == k].mean(0) for k in range(len(weights))])
     features, means = features - means.mean(0), means - means.mean(0)
     weights = weights * np.linalg.norm(means) / np.linalg.norm(weights)
-    for k, colour in enumerate(["#0173b2", "#de8f05", "#029e73", "#d55e00"][: len(weights)]):
-        axis.scatter(*features[labels == k].T, s=10, color=colour, alpha=0.5, lw=0)
+    for k, colour in enumerate(["#0173b2", "#b87503", "#02855f", "#d55e00"][: len(weights)]):
+        axis.scatter(*features[labels == k].T, s=10, color=colour, alpha=0.7, lw=0)
         axis.scatter(*means[k], s=70, color=colour, edgecolor="black", lw=0.8, zorder=3)
         if features.shape[1] == 3:
             axis.quiver(0, 0, 0, *weights[k], color=colour, lw=1.8, arrow_length_ratio=0.12)

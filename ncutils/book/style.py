@@ -110,8 +110,8 @@ def looks(labels) -> dict[str, dict]:
 
 
 def sequence(n: int) -> list:
-    """N colours of an ordered quantity, dark to light."""
-    return list(plt.get_cmap("viridis")(np.linspace(0, 0.85, n)))
+    """N colours of an ordered quantity, dark to light, each of a contrast of 3 or more on white."""
+    return list(plt.get_cmap("viridis")(np.linspace(0, 0.59, n)))
 
 
 def panels(n: int, across: int | None = None) -> tuple[plt.Figure, list[plt.Axes]]:
