@@ -43,28 +43,11 @@ HEADINGS = """() => [...document.querySelectorAll('main section > :is(h1, h2)')]
 })"""
 
 
-def pages_of(pdf: Path) -> list[tuple[str, int]]:
-    """Title and page, from 1, of each entry of a PDF's outline, in order."""
-    reader, found = PdfReader(pdf), []
-
-    def walk(entries):
-        for entry in entries:
-            if isinstance(entry, list):
-                walk(entry)
-            else:
-                found.append((" ".join(entry.title.split()), reader.get_destination_page_number(entry) + 1))
-
-    walk(reader.outline)
-    return found
-
-
-def numbered(headings, outline):
-    """Headings with the page that the outline gives them, in the order of both."""
-    rest, entries = iter(outline), []
-    for ident, title, level in headings:
-        words = " ".join(title.split())
-        entries.append((ident, title, level, next((page for name, page in rest if name == words), "")))
-    return entries
+def numbered(headings, pdf: Path):
+    """Headings with the page, from 1, to which the contents' links to them lead."""
+    reader = PdfReader(pdf)
+    pages = {name: reader.get_destination_page_number(to) + 1 for name, to in reader.named_destinations.items()}
+    return [(ident, title, level, pages.get(ident, "")) for ident, title, level in headings]
 
 
 def main(source: Path, out: Path) -> None:
@@ -84,7 +67,7 @@ def main(source: Path, out: Path) -> None:
         for target in (Path(folder) / "first.pdf", out):
             page.evaluate(FRONT, [entries, about])
             page.pdf(path=target, format="A4", print_background=True, display_header_footer=True, header_template="<span></span>", footer_template=FOOTER, outline=True, tagged=True)  # fmt: skip
-            entries = numbered(headings, pages_of(target))
+            entries = numbered(headings, target)
         browser.close()
     lost = [title for _, title, _, number in entries if not number]
     if lost:

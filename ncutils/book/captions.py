@@ -25,7 +25,7 @@ MOST_POINTS = 300  # of a line, in the numbers beside a figure
 
 def caption(name: str, text: str, figure: Figure | None = None) -> None:
     """Shows a figure, by default the cell's last one, and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
-    is the book's own), `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.caption_below`)."""
+    is the book's own), `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.rests_on`)."""
     figure = figure or plt.gcf()
     rests_on = getattr(figure, "provenance", "")
     about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
