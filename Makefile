@@ -1,4 +1,4 @@
-# make book | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
 PROFILE ?= laptop
 PYTHON ?= python3
@@ -18,12 +18,17 @@ ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book test lint bench soak mutate audit clean FORCE
+.PHONY: book pdf test lint bench soak mutate audit clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
 	@echo "The book: $(SITE)/_build/html/index.html"
 	@$(BIN)/python tools/failures.py $(SITE)/chapters
+
+# All pages as one PDF, printed by the system's Chromium.
+pdf: book
+	$(BIN)/jupyter-book build --builder singlehtml $(SITE)
+	$(BIN)/python tools/pdf.py $(SITE)/_build/singlehtml/chapters/intro.html $(SITE)/book.pdf
 
 test: lint
 	$(BIN)/python -m pytest

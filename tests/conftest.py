@@ -72,7 +72,14 @@ def quick_book(tmp_path_factory):
     if not shutil.which("npm"):
         pytest.skip("needs npm, which brings the charts' scripts into the book")
     folder = tmp_path_factory.mktemp("book")
-    command = ["make", "book", "PROFILE=quick", f"SITE={folder}", f"BIN={Path(sys.executable).parent}", "ENV="]
+    command = [
+        "make",
+        "book",
+        "PROFILE=quick",
+        f"SITE={folder}",
+        f"BIN={Path(sys.executable).parent}",
+        "ENV=",
+    ]
     environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False

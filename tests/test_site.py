@@ -1,11 +1,16 @@
 """What the built site has beside its pages."""
 
 import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pypdf import PdfReader
 from sphinx.errors import ExtensionError
 
 from ncutils.book import site
@@ -67,3 +72,29 @@ def test_a_failed_build_or_another_builder_leaves_nothing(heard, tmp_path):
     app.builder.name = "html"
     heard["build-finished"](app, ValueError())
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_pdf_has_cover_contents_and_the_pages_of_its_headings(tmp_path):
+    """Printed by Chromium; each heading is then looked for in the text of the page that the contents name."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        pytest.skip("needs a Chromium on the path")
+    long = "<p>word</p>" * 150
+    page = (
+        "<!doctype html><title>A book</title><main><article>"
+        f'<section id="one"><h1>One &amp; only<a class="headerlink" href="#one">#</a></h1>{long}<section id="two"><h2>Inner</h2>{long}</section></section>'
+        f'<section id="three"><h1>Last one</h1>{long}</section></article></main>'
+    )
+    (tmp_path / "html" / "chapters").mkdir(parents=True)
+    source, out = tmp_path / "html" / "chapters" / "intro.html", tmp_path / "book.pdf"
+    source.write_text(page)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/pdf.py", source, out], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "book.pdf: " in done.stdout, done.stderr[-500:]
+    pages = [" ".join(p.extract_text().split()) for p in PdfReader(out).pages]
+    assert "A book" in pages[0] and pages[1].startswith("Contents")
+    found = re.findall(r"(One & only|Inner|Last one) (\d+)", pages[1])
+    assert [title for title, _ in found] == ["One & only", "Inner", "Last one"]
+    for title, number in found:
+        assert title in pages[int(number) - 1] and pages[int(number) - 1].endswith(number)
+    assert int(found[0][1]) == 3 < int(found[1][1]) < int(found[2][1])

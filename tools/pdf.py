@@ -46,7 +46,10 @@ HEADINGS = """() => [...document.querySelectorAll('main section > :is(h1, h2)')]
 def numbered(headings, pdf: Path):
     """Headings with the page, from 1, to which the contents' links to them lead."""
     reader = PdfReader(pdf)
-    pages = {name: reader.get_destination_page_number(to) + 1 for name, to in reader.named_destinations.items()}
+    pages = {
+        name.lstrip("/"): reader.get_destination_page_number(to) + 1
+        for name, to in reader.named_destinations.items()
+    }
     return [(ident, title, level, pages.get(ident, "")) for ident, title, level in headings]
 
 
