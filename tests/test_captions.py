@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -82,6 +83,16 @@ def test_a_page_holds_a_figure_with_a_label_and_its_caption_once(shown):
     (unseen,) = handle("text/markdown", "x", mark)
     assert unseen.tagname == "comment"
     assert handle("image/svg+xml", "<svg/>", {}) is None and handle("text/markdown", "x", {}) is None
+
+
+def test_a_figure_that_redraws_several_has_a_place_for_each(shown):
+    draw()
+    captions.caption("Figure 21", "Three in one.", also=("Figure 22", "Figure 23"))
+    (picture, about), (text, _) = shown
+    assert text["text/markdown"].startswith("**Figure 21, Figure 22, Figure 23.** Three in one.")
+    data = captions_data("image/svg+xml", picture["image/svg+xml"], about)
+    before, *_ = captions.Figures.handle_mime(SimpleNamespace(render_markdown=lambda _: []), data, False)
+    assert re.findall(r' id="(figure-\d+)"', before.astext()) == ["figure-21", "figure-22", "figure-23"]
 
 
 def captions_data(mime, content, metadata):

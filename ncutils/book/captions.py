@@ -11,6 +11,7 @@ import html
 import io
 import re
 import urllib.parse
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,12 +24,18 @@ from ncutils.book.style import in_page
 MOST_POINTS = 300  # of a line, in the numbers beside a figure
 
 
-def caption(name: str, text: str, figure: Figure | None = None) -> None:
+def caption(name: str, text: str, figure: Figure | None = None, also: Sequence[str] = ()) -> None:
     """Shows a figure, by default the cell's last one, and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
-    is the book's own), `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.rests_on`)."""
+    is the book's own), `also` others of the paper's that it redraws, each with a place in the page that links can name, `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.rests_on`)."""
     figure = figure or plt.gcf()
     rests_on = getattr(figure, "provenance", "")
-    about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
+    about = {
+        "name": ", ".join([name, *also]),
+        "caption": text,
+        "provenance": rests_on,
+        "numbers": numbers(figure),
+    }
+    name = about["name"]
     display({"image/svg+xml": as_svg(figure), "text/plain": name}, metadata={"figure": about}, raw=True)
     plt.close(figure)
     small = f"<br><small>{rests_on}</small>" if rests_on else ""
@@ -86,7 +93,9 @@ class Figures:
         about = data.output_metadata.get("figure")
         if data.mime_type != "image/svg+xml" or not about:
             return None
-        name, file = about["name"], about["name"].lower().replace(" ", "-")
+        name = about["name"]
+        file, *others = name.lower().replace(", ", ",").replace(" ", "-").split(",")
+        places = "".join(f'<span id="{other}"></span>' for other in others)
         words = re.sub(r"\]\([^)]*\)|[\[*_`$\\{}]", "", about["caption"])
         svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", data.string, count=2)
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(f"{name}. {words}")}" ', 1)
@@ -96,7 +105,7 @@ class Figures:
             data, mime_type="text/markdown", content=f"**{name}.** {about['caption']}", output_metadata={}
         )
         return [
-            nodes.raw("", f'<figure class="drawn" id="{file}">{svg}<figcaption>', format="html"),
+            nodes.raw("", f'<figure class="drawn" id="{file}">{places}{svg}<figcaption>', format="html"),
             *renderer.render_markdown(text),
             nodes.raw("", f'<p class="provenance">{below}</p></figcaption></figure>', format="html"),
         ]
