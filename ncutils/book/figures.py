@@ -151,7 +151,10 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         image = axis.imshow(logs, cmap="viridis", aspect="auto", origin="lower")
         dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
         for i, j in np.ndindex(cells.shape):
-            value, colour = cells.iat[i, j], style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1]
+            value, colour = (
+                cells.iat[i, j],
+                style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1],
+            )
             if np.isnan(logs.iat[i, j]):
                 colour = "0.45"
                 hatched = {"fill": False, "hatch": "///", "ec": "0.8", "lw": 0}
@@ -191,7 +194,8 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0"
             line, ends = fits[column].loc[of], np.array(axis.get_xlim())
             axis.plot(ends, line["intercept"] + line["beta"] * np.log10(ends), color="black", lw=1)
             axis.set_xlim(ends)
-            axis.set_title(f"{title}  slope {line['beta']:.3f}, R² {line['r2']:.2f}".strip())
+            words = [title, f"slope {line['beta']:.3f}", f"R² {line['r2']:.2f}"]
+            axis.set_title(", ".join(filter(None, words)))
     return _finished(figure, groups, profile)
 
 
