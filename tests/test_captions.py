@@ -123,6 +123,27 @@ def test_optimizers_and_ordered_quantities_are_seen_on_both_grounds(colour):
     assert order[0] == order[1]
 
 
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_an_ordered_quantity_is_seen_on_both_grounds(n):
+    colours = [to_hex(c) for c in style.sequence(n)]
+    assert all(style.contrast(c, "#ffffff") >= 2.95 for c in colours)
+    assert all(style.contrast(style.in_dark(c), style.DARK) >= 2.9 for c in colours)
+    light = [style.contrast(c, "#ffffff") for c in colours]
+    assert light == sorted(light, reverse=True) and len(set(colours)) == n
+
+
+@pytest.mark.parametrize("low", [1.1e-4, 0.055, 0.21, 0.58, 2.1, 30])
+@pytest.mark.parametrize("ratio", [1.3, 2.6, 4.9, 5.1, 20, 90, 300, 1e5])
+def test_a_logarithmic_axis_has_two_ticks_or_more_and_not_too_many(low, ratio):
+    figure, axis = plt.subplots()
+    axis.plot([0, 1], [low, low * ratio])
+    style.log_scale(axis)
+    bottom, top = axis.get_ylim()
+    ticks = [tick for tick in axis.yaxis.get_majorticklocs() if bottom <= tick <= top]
+    plt.close(figure)
+    assert 2 <= len(ticks) <= 10
+
+
 def test_contrast_is_that_of_the_recommendation():
     """W3C's own examples: black on white 21, #777777 on white 4.48."""
     assert style.contrast("#000000", "#ffffff") == pytest.approx(21)

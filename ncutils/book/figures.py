@@ -194,7 +194,8 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0"
             line, ends = fits[column].loc[of], np.array(axis.get_xlim())
             axis.plot(ends, line["intercept"] + line["beta"] * np.log10(ends), color="black", lw=1)
             axis.set_xlim(ends)
-            axis.set_title(f"{title}  slope {line['beta']:.3f}, R² {line['r2']:.2f}".strip())
+            words = [title, f"slope {line['beta']:.3f}", f"R² {line['r2']:.2f}"]
+            axis.set_title(", ".join(filter(None, words)))
     return _finished(figure, groups, profile)
 
 

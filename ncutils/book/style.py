@@ -9,7 +9,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ncutils.optimizers import OPTIMIZERS
 
@@ -125,13 +125,15 @@ def panels(n: int, across: int | None = None) -> tuple[plt.Figure, list[plt.Axes
 
 
 def log_scale(axis: plt.Axes) -> None:
-    """A logarithmic y axis with few, plain tick labels: powers of ten, and 2 and 5 times them on a short axis."""
+    """A logarithmic y axis with few, plain tick labels: powers of ten, 2 and 5 times them on a short axis, and round numbers on
+    one so short that it may hold a single one of these."""
     axis.set_yscale("log")
     # a network that decayed to zero would hide the others
     axis.set_ylim(bottom=max(axis.get_ylim()[0], 1e-7))
     low, high = axis.get_ylim()
     short = high < 100 * low
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
+    by_ratio = LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8)
+    axis.yaxis.set_major_locator(MaxNLocator(5) if high < 5 * low else by_ratio)
     axis.yaxis.set_minor_locator(NullLocator())
     if short or low >= 1e-3:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
