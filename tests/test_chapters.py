@@ -31,7 +31,7 @@ FIGURES = {
     "08_theorem_3_4": 2,
 }
 FIGURES |= {"09_sign_descent": 1, "10_ufm": 1, "17_errata": 0, "02_weight_decay": 4, "05_interpolation": 1}
-FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 0}
+FIGURES |= {"11_nc_in_practice": 1, "12_regression": 3, "13_more_epochs": 2, "14_six_settings": 3}
 FIGURES |= {"04_explore": 0, "15_vit": 5, "16_imagenet": 2, "18_your_model": 2, "19_your_optimizer": 1}
 FIGURES |= {
     "20_tested": 0,

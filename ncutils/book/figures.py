@@ -169,8 +169,8 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
     return figure
 
 
-def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0", by_lr=False, fit=False):
-    """Figures 2, 9 to 12, 21 to 23, 44 and the like: final metrics of valid runs against NC0 (or `x`), one panel a column,
+def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), by_lr=False, fit=False):
+    """Figures 2, 9 to 12, 21 to 23 and the like: final metrics of valid runs against NC0, one panel a column,
     or with `by_lr` one a learning rate. `fit` adds the regression on log10 NC0 (`analysis.regression`)."""
     runs = _valid(groups)
     fits = {column: analysis.regression(analysis.valid(groups), column) for column in columns if fit}
@@ -179,17 +179,16 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), x="nc0"
     for axis, (column, (lr, part)) in zip(axes, [(column, part) for column in columns for part in parts]):
         for label in groups:
             points = part[part["label"] == label]
-            axis.plot(points[x], points[column], **style.look(label) | {"ls": "", "alpha": 0.8})
+            axis.plot(points["nc0"], points[column], **style.look(label) | {"ls": "", "alpha": 0.8})
         title = f"learning rate {lr:g}" if by_lr else ""
-        axis.set(xlabel=LABELS[x], ylabel=LABELS[column], title=title)
+        axis.set(xlabel=LABELS["nc0"], ylabel=LABELS[column], title=title)
         if style.nothing_drawn(axis):
             continue
         if column == "nc1":
             log_scale(axis)
-        if x == "nc0":
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(numticks=5))
-            axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(numticks=5))
+        axis.xaxis.set_minor_locator(NullLocator())
         if fit and (of := f"LR={lr:g}" if by_lr else "all") in fits[column].index:
             line, ends = fits[column].loc[of], np.array(axis.get_xlim())
             axis.plot(ends, line["intercept"] + line["beta"] * np.log10(ends), color="black", lw=1)
