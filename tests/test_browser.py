@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "_build" / "screenshots"
@@ -44,7 +45,7 @@ def pages(book):
         for p in book.rglob("*.html")
         if "_static" not in p.parts
     ]
-    return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search"})
+    return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search", "404"})
 
 
 def opened(browser, book, page, **options):
@@ -236,6 +237,99 @@ def test_the_fitted_line_is_the_regression(browser, book):
     assert float(said[2] + said[3]) == pytest.approx(fit["beta"], abs=6e-4)
     tab.get_by_text(f"{fit['n']:.0f} valid runs").wait_for(timeout=5000)
     tab.close()
+
+
+def parsed(book, page):
+    return BeautifulSoup((book / f"{page}.html").read_text("utf-8"), "html.parser")
+
+
+def test_figures_have_a_name_a_caption_words_and_numbers(book, pages):
+    bad, n = [], 0
+    for page in pages:
+        soup, names = parsed(book, page), []
+        for figure in soup.select("figure.drawn"):
+            n, name, svg = n + 1, figure["id"], figure.svg
+            names += [name, *(place["id"] for place in figure.select("span[id]"))]
+            words = figure.figcaption.p.get_text()
+            label = svg.get("aria-label", "")
+            if svg.get("role") != "img" or not label or re.search(r"\.(svg|png)|[0-9a-f]{12}", label):
+                bad.append(f"{page}#{name}: label {label[:60]!r}")
+            if not re.match(r"(Figure|Table) \w+", words) or not words.rstrip().endswith((".", ":")):
+                bad.append(f"{page}#{name}: caption {words[-60:]!r}")
+            rows = unquote(figure.select_one("a[download]")["href"]).partition(",")[2].splitlines()
+            if rows[0].strip() != "panel,label,x,y" or len(rows) < 2:
+                bad.append(f"{page}#{name}: numbers {rows[:2]}")
+        bad += [f"{page}: two figures are called {name}" for name in set(names) if names.count(name) > 1]
+        bad += [f"{page}: a picture without caption" for _ in soup.select(".cell_output img")]
+    assert not bad, "\n".join(bad)
+    assert n >= 40
+
+
+def test_a_page_shows_its_parameters_folded_and_nothing_of_stderr(book, pages):
+    for page in pages:
+        soup = parsed(book, page)
+        assert not soup.select(".output.stderr"), page
+        named = {summary.get_text(" ", strip=True) for summary in soup.select("details summary")}
+        chapter = (ROOT / f"{page}.ipynb").exists()
+        assert not chapter or any("Parameters of this page" in words for words in named), page
+        assert "/work/" not in soup.get_text() and "site-packages" not in soup.get_text(), page
+
+
+def test_every_line_of_the_scoreboard_leads_to_its_figure(book):
+    links = [a["href"] for a in parsed(book, "chapters/scoreboard").select(".board h4 a")]
+    assert len(links) > 50
+    missing = []
+    for link in links:
+        page, place = link.split("#")
+        if not parsed(book, f"chapters/{page.removesuffix('.html')}").find(id=place):
+            missing.append(link)
+    assert not missing
+
+
+def test_the_scoreboard_is_filtered(browser, book):
+    tab, wrong = opened(browser, book, "chapters/scoreboard")
+    lines = "document.querySelectorAll('.statement:not([hidden])').length"
+    everything = tab.evaluate("document.querySelectorAll('.statement').length")
+    assert tab.evaluate(lines) == everything > 100
+    tab.select_option("[name=verdict]", "mixed")
+    mixed = tab.locator(".statement[data-verdict='mixed']").count()
+    assert (
+        tab.evaluate(lines) == mixed > 0
+        and tab.locator(".board-filter output").inner_text() == f"{mixed} statements"
+    )
+    shown = tab.locator(".claim:not([hidden])").evaluate_all(
+        "all => all.map(c => c.querySelectorAll('.statement:not([hidden])').length)"
+    )
+    assert min(shown) > 0 and sum(shown) == mixed
+    tab.select_option("[name=verdict]", "")
+    tab.select_option("[name=optimizer]", "AdamW")
+    assert 0 < tab.evaluate(lines) == tab.locator(".statement[data-optimizers~='AdamW']").count() < everything
+    assert not wrong
+    tab.close()
+
+
+def test_the_first_screen_has_a_sentence_three_facts_and_three_ways_on(browser, book):
+    tab, _ = opened(browser, book, "chapters/intro", viewport={"width": 1280, "height": 900})
+    seen = "all => all.filter(e => { const b = e.getBoundingClientRect(); return b.height && b.bottom < innerHeight }).length"
+    assert tab.locator("main .sd-card").evaluate_all(seen) == 3
+    assert tab.locator("main .buttons a").evaluate_all(seen) == 3
+    assert tab.locator("main section > p > strong").first.inner_text().endswith(".")
+    tab.close()
+
+
+def test_a_figure_takes_the_colours_of_the_page(browser, book):
+    colours = {}
+    for theme in ("light", "dark"):
+        tab, _ = opened(browser, book, "chapters/03_adamw")
+        tab.evaluate("theme => { document.documentElement.dataset.theme = theme }", theme)
+        ground = tab.locator("#figure-5 svg #patch_1 path").first.evaluate("e => getComputedStyle(e).fill")
+        page = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        words = tab.locator("#figure-5 svg text").first.evaluate("e => getComputedStyle(e).fill")
+        colours[theme] = (ground, page, words)
+        tab.close()
+    for ground, page, words in colours.values():
+        assert ground == page != words
+    assert colours["light"] != colours["dark"]
 
 
 def test_search_finds(browser, book):

@@ -1,6 +1,7 @@
 """What the built site has beside its pages."""
 
 import importlib.metadata
+import json
 import re
 import shutil
 import subprocess
@@ -64,6 +65,47 @@ def test_what_a_host_needs(heard, base, tmp_path):
     if base:
         places = [e.text for e in ET.parse(tmp_path / "sitemap.xml").iter() if e.tag.endswith("loc")]
         assert places == [f"{base}chapters/intro.html", f"{base}chapters/verdict.html"]
+
+
+def test_files_that_no_page_asks_for_and_what_notebooks_hold_twice_are_left_out(heard, tmp_path):
+    kept = [
+        "mathjax/tex-chtml.js",
+        "mathjax/output/chtml/fonts/a.woff2",
+        "mathjax/sre/mathmaps/en.json",
+        "book.css",
+    ]
+    dropped = [
+        "scripts/a.js.map",
+        "mathjax/tex-svg-full.js",
+        "mathjax/output/svg/f.js",
+        "mathjax/sre/mathmaps/fr.json",
+    ]
+    for name in [*kept, *dropped]:
+        (tmp_path / "_static" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "_static" / name).write_text("x")
+    figure = {
+        "metadata": {"figure": {"name": "Figure 1", "numbers": "x,y"}},
+        "data": {"image/svg+xml": ["<svg/>"]},
+    }
+    notebook = {
+        "cells": [{"source": "1", "outputs": [figure]}, {"source": "text"}],
+        "metadata": {"widgets": {}, "kernelspec": {}},
+    }
+    path = tmp_path / "_sources" / "chapters" / "a.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(notebook, indent=1))
+    app = SimpleNamespace(
+        builder=SimpleNamespace(name="html"), outdir=tmp_path, config=SimpleNamespace(html_baseurl="")
+    )
+    heard["build-finished"](app, None)
+    left = {
+        str(p.relative_to(tmp_path / "_static")) for p in (tmp_path / "_static").rglob("*") if p.is_file()
+    }
+    assert left == set(kept)
+    found = json.loads(path.read_text())
+    assert found["metadata"] == {"kernelspec": {}} and "\n" not in path.read_text()
+    (output,) = found["cells"][0]["outputs"]
+    assert output == {"metadata": {"figure": {"name": "Figure 1"}}, "data": figure["data"]}
 
 
 def test_a_failed_build_or_another_builder_leaves_nothing(heard, tmp_path):

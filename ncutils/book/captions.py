@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from ncutils.book.style import in_page
 
-MOST_POINTS = 300  # of a line, in the numbers beside a figure
+MOST_POINTS = 150  # of a line, in the numbers beside a figure
 
 
 def caption(name: str, text: str, figure: Figure | None = None, also: Sequence[str] = ()) -> None:
@@ -99,7 +99,7 @@ class Figures:
         words = re.sub(r"\]\([^)]*\)|[\[*_`$\\{}]", "", about["caption"])
         svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", data.string, count=2)
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(f"{name}. {words}")}" ', 1)
-        link = f"data:text/csv;charset=utf-8,{urllib.parse.quote(about['numbers'])}"
+        link = f"data:text/csv;charset=utf-8,{urllib.parse.quote(about['numbers'], safe=' ,;:()=+-/^$')}"
         below = f'{html.escape(about["provenance"])} <a download="{file}.csv" href="{link}">Numbers (CSV)</a>'
         text = dataclasses.replace(
             data, mime_type="text/markdown", content=f"**{name}.** {about['caption']}", output_metadata={}

@@ -317,10 +317,13 @@ def say(*lines: str) -> None:
     display(Markdown(lines[0] if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)))
 
 
-def table(frame: pd.DataFrame, formats="{:.3g}", index: bool = True, size: int = 85):
-    """A table for a page: numbers by `formats` (one for all, or by column), in `size` percent of the text's, without breaks."""
+def table(frame: pd.DataFrame, formats="{:.3g}", index: bool = True, size: int = 85, name: str = ""):
+    """A table for a page: numbers by `formats` (one for all, or by column), in `size` percent of the text's, without breaks;
+    `name`, such as "Table 2" of the paper, is what links to it say."""
     if isinstance(formats, str):
         formats = dict.fromkeys(frame.select_dtypes("number"), formats)
     styled = frame.style.format(formats, na_rep="–")
     styled = styled.set_table_attributes(f'style="font-size: {size}%; white-space: nowrap"')
+    if name:
+        styled = styled.set_caption(f'<span id="{name.lower().replace(" ", "-")}">{name}</span>')
     return styled if index else styled.hide(axis="index")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.metadata
+import json
 import re
 from pathlib import Path
 
@@ -15,8 +16,32 @@ NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="
 """
 
 
+# Of the site's static files those that no page asks for: maps for debuggers, MathJax for other pages than these.
+UNUSED = (
+    "**/*.map",
+    *(
+        f"mathjax/{name}*.js"
+        for name in (
+            "mml-",
+            "tex-svg",
+            "tex-mml",
+            "tex-chtml-",
+            "node-",
+            "latest",
+            "core",
+            "startup",
+            "loader",
+        )
+    ),
+    "mathjax/output/svg/**/*",
+    "mathjax/input/mml/**/*",
+    "mathjax/sre/mathmaps/[!ben]*.json",  # speech in other languages than English, "base" and "nemeth"
+)
+
+
 def setup(app) -> dict:
-    """Refuses the project's own folder, where chapters have no outputs; sets the footer; writes what a host needs."""
+    """Refuses the project's own folder, where chapters have no outputs; sets the footer; writes what a host needs, and nothing
+    that no reader asks for."""
     from sphinx.errors import ExtensionError
 
     if (Path(app.srcdir) / "pyproject.toml").exists():
@@ -48,6 +73,7 @@ def _beside_the_pages(app, error) -> None:
     if error or app.builder.name != "html":
         return
     out, base = Path(app.outdir), app.config.html_baseurl
+    _slim(out)
     (out / ".nojekyll").touch()
     (out / "404.html").write_text(NOT_FOUND.format(home=html.escape(base or "/")), "utf-8")
     if base:
@@ -58,3 +84,17 @@ def _beside_the_pages(app, error) -> None:
             f'<?xml version="1.0" encoding="utf-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{pages}</urlset>\n',
             "utf-8",
         )
+
+
+def _slim(out: Path) -> None:
+    """Removes static files that no page asks for; takes from the notebooks to download what their pages hold beside pictures."""
+    for pattern in UNUSED:
+        for file in (out / "_static").glob(pattern):
+            if file.is_file():
+                file.unlink()
+    for path in (out / "_sources").rglob("*.ipynb"):
+        notebook = json.loads(path.read_text("utf-8"))
+        notebook["metadata"].pop("widgets", None)
+        for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
+            output.get("metadata", {}).get("figure", {}).pop("numbers", None)
+        path.write_text(json.dumps(notebook, ensure_ascii=False), "utf-8")
