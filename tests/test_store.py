@@ -1,5 +1,7 @@
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -357,3 +359,16 @@ def test_reading_runs_needs_neither_workers_nor_a_cluster():
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = ncutils.trian
     assert ncutils.train is train and ncutils.Store is Store
+
+
+def test_the_page_on_results_names_every_column_field_and_fact_that_ships():
+    named = set(re.findall(r"`([a-z0-9_]+)`", (ROOT / "chapters/results.md").read_text("utf-8")))
+    found = set()
+    for path in (ROOT / "results").glob("*.parquet"):
+        metadata = pq.read_metadata(path)
+        found |= {*pq.read_schema(path).names}
+        for record in json.loads(metadata.metadata[b"ncutils"]).values():
+            found |= {*record["run"]} | {*record["info"]}
+    for path in (ROOT / "results").glob("*.csv"):
+        found |= {*pd.read_csv(path, nrows=0).columns}
+    assert found - named == set() and len(found) > 60
