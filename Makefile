@@ -1,5 +1,5 @@
 # make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|paper, PYTHON=python3.12, PIN=constraints.txt)
-# REPOSITORY=https://github.com/OWNER/NAME puts launch buttons for Binder and Colab on the pages.
+# REPOSITORY=https://github.com/OWNER/NAME puts launch buttons on the pages: for Binder, and for Colab after `make fork`.
 PROFILE ?= laptop
 PYTHON ?= python3
 PIN ?=
@@ -18,7 +18,7 @@ ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
 MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 endif
 
-.PHONY: book pdf test lint bench soak mutate audit clean FORCE
+.PHONY: book pdf test lint bench soak mutate audit fork clean FORCE
 .DELETE_ON_ERROR:
 
 book: $(SITE)/_build/html/index.html
@@ -77,7 +77,8 @@ $(SITE)/_config.yml: _config.yml FORCE
 	@mkdir -p $(@D)
 	@cp $< $@.new
 ifneq ($(REPOSITORY),)
-	@printf 'repository: {url: "%s", branch: main}\nlaunch_buttons: {binderhub_url: "https://mybinder.org", colab_url: "https://colab.research.google.com"}\n' '$(REPOSITORY)' >> $@.new
+	@printf 'repository: {url: "%s", branch: main}\nlaunch_buttons: {binderhub_url: "https://mybinder.org"%s}\n' '$(REPOSITORY)' \
+	  "$$(grep -lq fetches-project chapters/*.ipynb && echo ', colab_url: "https://colab.research.google.com"')" >> $@.new
 endif
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
@@ -98,6 +99,10 @@ $(ENV): pyproject.toml $(PIN)
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]' $(PIN:%=--constraint %)
 	touch $@
+
+# Once in a fork, then commit: its chapters run in Colab, to which their pages then have a button.
+fork: $(ENV)
+	$(BIN)/python tools/fork.py '$(REPOSITORY)' $(CHAPTERS:%=chapters/%)
 
 clean:
 	rm -rf .venv _build

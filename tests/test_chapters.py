@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -387,17 +388,68 @@ def test_toc_names_every_chapter():
     assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
 
 
-def test_launch_buttons_come_with_a_repository_alone(tmp_path):
-    def config(*options):
-        make = ["make", f"{tmp_path}/_config.yml", f"SITE={tmp_path}", *options]
-        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def forked(tmp_path):
+    """A project of one chapter that has been given an address, and the address."""
+    (tmp_path / "chapters").mkdir()
+    for name in ("Makefile", "_config.yml", "chapters/03_adamw.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    address = f"https://github.com/owner/{tmp_path.name}"
+    for given in ("https://github.com/owner/another", address):
+        fork = [sys.executable, ROOT / "tools/fork.py", given, tmp_path / "chapters/03_adamw.ipynb"]
+        subprocess.run(fork, check=True, capture_output=True)
+    return tmp_path, address
+
+
+def test_launch_buttons_come_with_a_repository_alone(tmp_path, forked):
+    def config(*options, project=ROOT):
+        make = ["make", f"{tmp_path}/site/_config.yml", f"SITE={tmp_path}/site", *options]
+        done = subprocess.run(make, cwd=project, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return yaml.safe_load((tmp_path / "_config.yml").read_text())
+        return yaml.safe_load((tmp_path / "site" / "_config.yml").read_text())
 
     assert not {"repository", "launch_buttons"} & set(config())
     given = config("REPOSITORY=https://github.com/owner/name")
-    assert given["repository"]["url"] == "https://github.com/owner/name"
+    assert given["repository"] == {"url": "https://github.com/owner/name", "branch": "main"}
+    assert set(given["launch_buttons"]) == {"binderhub_url"}  # in Colab its chapters would lack the project
+    given = config("REPOSITORY=https://github.com/owner/name", project=forked[0])
     assert set(given["launch_buttons"]) == {"binderhub_url", "colab_url"}
+
+
+def test_a_forks_chapter_fetches_its_project_where_there_is_none(forked):
+    """Its first cell, run with no package at all but stand-ins for git and pip, which write down what they are asked for."""
+    folder, address = forked
+    cells = nbformat.read(folder / "chapters/03_adamw.ipynb", as_version=4).cells
+    first, second = [c for c in cells if c.cell_type == "code"][:2]
+    assert "remove-cell" in first.metadata["tags"] and "parameters" in second.metadata["tags"]
+    assert sum("fetches-project" in c.metadata.get("tags", []) for c in cells) == 1
+    (folder / "pip").mkdir()
+    (folder / "pip" / "__init__.py").touch()
+    (folder / "pip" / "__main__.py").write_text(
+        "import sys; open('asked', 'a').write(f'pip {sys.argv[1:]}\\n')"
+    )
+    git = folder / "git"
+    git.write_text(f"#!/bin/sh\necho git $* >> asked\nmkdir -p project\ncp -r {ROOT}/ncutils project/\n")
+    git.chmod(0o755)
+    code = first.source + "\nimport ncutils, os; print(ncutils.__file__, os.getcwd())"
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "PYTHONPATH": str(folder)}
+    alone = [sys.executable, "-S", "-c", code]  # without the packages of this environment
+    done = subprocess.run(alone, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"{folder}/project/ncutils/__init__.py", f"{folder}/project"]
+    asked = (folder / "asked").read_text().splitlines()
+    assert asked == [
+        f"git clone --depth 1 {address} project",
+        "pip ['install', '--quiet', '--editable', 'project[book]']",
+    ]
+    here = [
+        sys.executable,
+        "-c",
+        first.source + "\nimport os; print(os.getcwd())",
+    ]  # where the project is at hand
+    assert subprocess.run(here, cwd=folder, capture_output=True, text=True, check=True).stdout.strip() == str(
+        folder
+    )
 
 
 def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
