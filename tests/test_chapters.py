@@ -482,6 +482,27 @@ def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
     assert not new_prose(tmp_path / "in.ipynb", tmp_path / "nothing.ipynb")
 
 
+def test_folded_cells_are_called_by_what_they_do(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from execute import called, name_the_folded
+
+    assert called('figures.ledger(x)\npages.caption(\n    "Figure 5",\n    "Words",\n)') == "Code of Figure 5"
+    assert called("a = 1\n\n\ndef found(b):\n    c = b\n") == "Code: found"
+    assert called("(a, b), c = 1, 2\na = 3\nd.e = f[0] = 4") == "Code: a, b, c"
+    assert called("pages.say(f'{1}')") == "Code"
+    kinds = {"folded": ["hide-input"], "injected": ["injected-parameters"], "seen": []}
+    cells = [v4.new_code_cell("lr = 1", metadata={"tags": tags}) for tags in kinds.values()]
+    named = {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}
+    cells.append(v4.new_code_cell("x = 1", metadata={"tags": ["hide-input"], "mystnb": named}))
+    nbformat.write(v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    name_the_folded(tmp_path / "a.ipynb", "laptop")
+    folded, injected, seen, imports = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells
+    assert folded.metadata["mystnb"]["code_prompt_show"] == "Code: lr"
+    assert injected.metadata["mystnb"]["code_prompt_hide"] == "Parameters of the profile laptop"
+    assert set(injected.metadata["tags"]) == {"injected-parameters", "hide-input"}
+    assert "mystnb" not in seen.metadata and imports.metadata["mystnb"] == named
+
+
 def test_a_killed_kernel_is_named(tmp_path):
     """As `make book` runs a chapter and then names what failed."""
     parameters = v4.new_code_cell("epochs = 1", metadata={"tags": ["parameters"]})

@@ -3,6 +3,8 @@
 With --prose (nothing but the chapter has changed) and the same code as last time, only its prose is replaced in OUT.
 """
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,15 +37,36 @@ def new_prose(chapter: Path, out: Path) -> bool:
     return True
 
 
-def fold_parameters(out: Path, profile: str) -> None:
-    """The cell that papermill has put in is folded in the page, as the chapter's own parameters are."""
+def name_the_folded(out: Path, profile: str) -> None:
+    """Folded cells are called by what they do: the figure that one draws, or what it defines. The one that papermill has put in
+    is folded, too."""
     notebook = nbformat.read(out, as_version=4)
     for cell in notebook.cells:
-        if INJECTED in cell.metadata.get("tags", []):
-            cell.metadata["tags"] = [INJECTED, "hide-input"]
-            name = f"Parameters of the profile {profile}"
-            cell.metadata["mystnb"] = {"code_prompt_show": name, "code_prompt_hide": name}
+        tags = cell.metadata.get("tags", [])
+        if INJECTED in tags:
+            cell.metadata["tags"], name = [INJECTED, "hide-input"], f"Parameters of the profile {profile}"
+        elif cell.cell_type == "code" and "hide-input" in tags and "mystnb" not in cell.metadata:
+            name = called(cell.source)
+        else:
+            continue
+        cell.metadata["mystnb"] = {"code_prompt_show": name, "code_prompt_hide": name}
     nbformat.write(notebook, out)
+
+
+def called(source: str) -> str:
+    """What a folded cell is called in the page."""
+    if drawn := re.findall(r'caption\(\s*"([^"]+)"', source):
+        return f"Code of {', '.join(drawn)}"
+    statements = ast.parse(source).body
+    functions = [s.name for s in statements if isinstance(s, ast.FunctionDef)]
+    targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
+    named = [
+        n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    ]
+    values = [n.id for n in sorted(named, key=lambda n: (n.lineno, n.col_offset))]
+    return (
+        f"Code: {', '.join(list(dict.fromkeys(functions or values))[:4])}" if functions or values else "Code"
+    )
 
 
 def name_what_died(out: Path) -> None:
@@ -66,7 +89,7 @@ if __name__ == "__main__":
     papermill = Path(sys.executable).with_name("papermill")
     status = subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode
     if out.exists():
-        fold_parameters(out, parameters.parent.name)
+        name_the_folded(out, parameters.parent.name)
     if status and out.exists():
         name_what_died(out)
     sys.exit(status)

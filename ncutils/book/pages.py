@@ -323,7 +323,7 @@ def table(frame: pd.DataFrame, formats="{:.3g}", index: bool = True, size: int =
     if isinstance(formats, str):
         formats = dict.fromkeys(frame.select_dtypes("number"), formats)
     styled = frame.style.format(formats, na_rep="–")
-    styled = styled.set_table_attributes(f'style="font-size: {size}%; white-space: nowrap"')
+    styled = styled.set_table_attributes(f'class="dataframe" style="font-size: {size}%; white-space: nowrap"')
     if name:
         styled = styled.set_caption(f'<span id="{name.lower().replace(" ", "-")}">{name}</span>')
     return styled if index else styled.hide(axis="index")

@@ -27,7 +27,7 @@ def law_table(histories: list[History]):
     table = table.join(pd.DataFrame(rows, columns=columns))
     styled = table.style.format("{:.3g}", subset=columns).format("{:g}", subset=["momentum", "wd"])
     styled = styled.set_properties(**{"white-space": "nowrap"}).hide(axis="index")
-    return styled.set_table_attributes('style="font-size: 85%"')
+    return styled.set_table_attributes('class="dataframe" style="font-size: 85%"')
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
