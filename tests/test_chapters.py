@@ -381,6 +381,14 @@ def test_code_cells_are_short():
     assert lines[-1] <= 25 and lines[len(lines) // 2] <= 8, lines[-5:]
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_ends_with_what_to_read_next(chapter):
+    last = nbformat.read(chapter, as_version=4).cells[-1].source
+    (text,) = re.findall(r"^\*\*Next\.\*\* (.*)$", last, re.MULTILINE)
+    links = re.findall(r"\]\(([\w.]+)\)", text)
+    assert links and all((ROOT / "chapters" / link).exists() and link != chapter.name for link in links)
+
+
 def test_toc_names_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
