@@ -52,3 +52,8 @@ addEventListener("DOMContentLoaded", () => {
     form.querySelector("output").textContent = `${shown} statement${shown == 1 ? "" : "s"}`
   })
 })
+
+// A folded cell's or a button's words are its name: the theme's labels say the same of all of them
+addEventListener("DOMContentLoaded", () => {
+  for (const named of document.querySelectorAll("details > summary[aria-label], .search-button-field[aria-label]")) named.removeAttribute("aria-label")
+})

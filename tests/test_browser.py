@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import tarfile
 import time
 import zlib
 from pathlib import Path
@@ -9,6 +11,8 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 from bs4 import BeautifulSoup
+
+from tests.conftest import SOAK
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "_build" / "screenshots"
@@ -239,6 +243,34 @@ def test_the_fitted_line_is_the_regression(browser, book):
     tab.close()
 
 
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    """The checks of accessibility of axe-core, from npm."""
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(["npm", "pack", "--silent", "axe-core@4"], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("npm cannot fetch axe-core")
+    with tarfile.open(folder / done.stdout.split()[-1]) as files:
+        return files.extractfile("package/axe.min.js").read().decode("utf-8")
+
+
+def test_no_serious_fault_keeps_anyone_out(browser, book, pages, axe):
+    """axe-core's serious and critical rules, light and dark; of all pages in a soak."""
+    sample = ("intro", "scoreboard", "03_adamw", "04_explore", "12_regression", "14_six_settings", "26_playground")
+    run = "axe.run(document, {resultTypes: ['violations']})"
+    bad = []
+    for page in pages if SOAK else [f"chapters/{name}" for name in sample]:
+        for scheme in ("light", "dark"):
+            tab, _ = opened(browser, book, page, color_scheme=scheme)
+            tab.evaluate(axe)
+            for found in tab.evaluate(f"{run}.then(r => r.violations)"):
+                if found["impact"] in ("serious", "critical"):
+                    places = [n["html"][:100] for n in found["nodes"] if "theme-switch-button" not in n["html"]]  # the theme's own
+                    bad += [f"{page}, {scheme}: {found['id']}: {place}" for place in places[:3]]
+            tab.close()
+    assert not bad, "\n".join(bad)
+
+
 def parsed(book, page):
     return BeautifulSoup((book / f"{page}.html").read_text("utf-8"), "html.parser")
 
@@ -343,6 +375,8 @@ def test_search_finds(browser, book):
 def test_links_inside_the_book_lead_somewhere(book, pages):
     from bs4 import BeautifulSoup
 
+from tests.conftest import SOAK
+
     soups = {page: BeautifulSoup((book / f"{page}.html").read_text(), "html.parser") for page in pages}
     anchors = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
     broken, outside = [], set()
@@ -365,6 +399,8 @@ def test_links_inside_the_book_lead_somewhere(book, pages):
 
 def test_names_are_spelled_one_way(book, pages):
     from bs4 import BeautifulSoup
+
+from tests.conftest import SOAK
 
     wrong = r"\b(Pytorch|pyTorch|Adamw|ADAMW|adamW|SignumSGD|Fashion[- ]MNIST|FMNIST|Cifar|CIFAR 10|Resnet\d|VGG-9|"
     wrong += r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"

@@ -5,6 +5,7 @@ function render({model, el}) {
     const frames = model.get("frames"), places = model.get("controls").map(({name, options}) => options?.indexOf(model.get(name)))
     const at = model.get("controls").reduce((at, {options}, i) => at * (options?.length ?? 1) + (places[i] ?? 0), 0)
     figure.innerHTML = frames.length ? frames[at] : model.get("svg")
+    figure.setAttribute("aria-label", `Figure: ${names.map(name => `${name} ${model.get(name)}`).join(", ")}`)
   }
   address(model, "figure", names, root)
   root.append(figure)
