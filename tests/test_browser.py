@@ -247,7 +247,9 @@ def test_the_fitted_line_is_the_regression(browser, book):
 def axe(tmp_path_factory):
     """The checks of accessibility of axe-core, from npm."""
     folder = tmp_path_factory.mktemp("axe")
-    done = subprocess.run(["npm", "pack", "--silent", "axe-core@4"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["npm", "pack", "--silent", "axe-core@4"], cwd=folder, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip("npm cannot fetch axe-core")
     with tarfile.open(folder / done.stdout.split()[-1]) as files:
@@ -256,7 +258,15 @@ def axe(tmp_path_factory):
 
 def test_no_serious_fault_keeps_anyone_out(browser, book, pages, axe):
     """axe-core's serious and critical rules, light and dark; of all pages in a soak."""
-    sample = ("intro", "scoreboard", "03_adamw", "04_explore", "12_regression", "14_six_settings", "26_playground")
+    sample = (
+        "intro",
+        "scoreboard",
+        "03_adamw",
+        "04_explore",
+        "12_regression",
+        "14_six_settings",
+        "26_playground",
+    )
     run = "axe.run(document, {resultTypes: ['violations']})"
     bad = []
     for page in pages if SOAK else [f"chapters/{name}" for name in sample]:
@@ -265,7 +275,9 @@ def test_no_serious_fault_keeps_anyone_out(browser, book, pages, axe):
             tab.evaluate(axe)
             for found in tab.evaluate(f"{run}.then(r => r.violations)"):
                 if found["impact"] in ("serious", "critical"):
-                    places = [n["html"][:100] for n in found["nodes"] if "theme-switch-button" not in n["html"]]  # the theme's own
+                    places = [
+                        n["html"][:100] for n in found["nodes"] if "theme-switch-button" not in n["html"]
+                    ]  # the theme's own
                     bad += [f"{page}, {scheme}: {found['id']}: {place}" for place in places[:3]]
             tab.close()
     assert not bad, "\n".join(bad)
@@ -373,10 +385,6 @@ def test_search_finds(browser, book):
 
 
 def test_links_inside_the_book_lead_somewhere(book, pages):
-    from bs4 import BeautifulSoup
-
-from tests.conftest import SOAK
-
     soups = {page: BeautifulSoup((book / f"{page}.html").read_text(), "html.parser") for page in pages}
     anchors = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
     broken, outside = [], set()
@@ -398,10 +406,6 @@ from tests.conftest import SOAK
 
 
 def test_names_are_spelled_one_way(book, pages):
-    from bs4 import BeautifulSoup
-
-from tests.conftest import SOAK
-
     wrong = r"\b(Pytorch|pyTorch|Adamw|ADAMW|adamW|SignumSGD|Fashion[- ]MNIST|FMNIST|Cifar|CIFAR 10|Resnet\d|VGG-9|"
     wrong += r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"
     for page in pages:
