@@ -76,6 +76,7 @@ def test_files_that_no_page_asks_for_and_what_notebooks_hold_twice_are_left_out(
     ]
     dropped = [
         "scripts/a.js.map",
+        "locales/fr/LC_MESSAGES/a.mo",
         "mathjax/tex-svg-full.js",
         "mathjax/output/svg/f.js",
         "mathjax/sre/mathmaps/fr.json",

@@ -19,6 +19,7 @@ NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="
 # Of the site's static files those that no page asks for: maps for debuggers, MathJax for other pages than these.
 UNUSED = (
     "**/*.map",
+    "locales/**/*",
     *(
         f"mathjax/{name}*.js"
         for name in (
