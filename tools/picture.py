@@ -1,4 +1,4 @@
-"""Draws the README's picture and the first page's moving one from the runs that ship: `python static/picture.py`."""
+"""Draws the README's picture and the first page's moving one from the runs that ship: `python tools/picture.py`."""
 
 from pathlib import Path
 
@@ -19,7 +19,9 @@ def curves(folder: Path) -> None:
         name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025]
         for name in ("Adam", "AdamW")
     }
-    figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
+    figure = figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
+    below = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.35", "wrap": True}
+    figure.text(0.5, -0.02, figure.provenance, **below)  # where a picture is all there is
     plt.savefig(folder / "adam_adamw.png", dpi=160)
 
 
@@ -55,5 +57,5 @@ def collapse(folder: Path) -> None:
 
 if __name__ == "__main__":
     figures.set_style()
-    curves(Path(__file__).parent)
-    collapse(Path(__file__).parent)
+    curves(Path(__file__).parents[1] / "static")
+    collapse(Path(__file__).parents[1] / "static")
