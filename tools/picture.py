@@ -6,20 +6,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from ncutils.book import figures
+from ncutils.book import figures, pages
+from ncutils.book.published import TABLE1_SETTING
 from ncutils.store import Store
 
 
 def curves(folder: Path) -> None:
-    setting = {"dataset": "FashionMNIST", "lr": 0.005, "n_train": 3000, "epochs": 80}
-    shipped = [
-        h for h in Store().histories() if all(getattr(h.run, name) == v for name, v in setting.items())
-    ]
-    groups = {
-        name: [h for h in shipped if h.run.optimizer == name and h.run.wd == 0.025]
-        for name in ("Adam", "AdamW")
-    }
-    figure = figures.training_curves(groups, "laptop", columns=["nc0", "nc3"])
+    """Adam and AdamW by the paper's own protocol, at its width (chapter 03)."""
+    groups = pages.protocol(width=64, wd=TABLE1_SETTING["wd"])["width 64"]
+    two = {name: groups[name] for name in ("Adam", "AdamW")}
+    figure = figures.training_curves(two, "protocol", columns=["nc0", "nc3"])
     below = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.35", "wrap": True}
     figure.text(0.5, -0.02, figure.provenance, **below)  # where a picture is all there is
     plt.savefig(folder / "adam_adamw.png", dpi=160)
