@@ -87,17 +87,20 @@ def captions_in(chapter) -> list[str]:
 def check_caption(caption: str, stored: pd.DataFrame) -> int:
     """Every number of a caption is one of stored runs that are like it; returns how many there are."""
     part = re.match(
-        r"Profile (?:quick|laptop|protocol(?:, width \d+)?): (.+?), width (\d+), (.+?), ([\d,]+) training images, (\d+) epochs, lr (.*), momentum "
+        r"Profile (?:quick|laptop|protocol(?:, width \d+)?): (.+?), width ([\d, ]+), ([A-Za-z].*?), ([\d, ]+) training images, ([\d, ]+) epochs, lr (.*), momentum "
         r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?(\d+) % training accuracy(?:, (\d+) diverged)?",
         caption,
     )
     assert part, caption
     networks, width, sets, images, epochs, rates, momenta, seeds, n, dropped, least, diverged = part.groups()
-    runs = stored[stored.width == int(width)]
+    runs = stored[stored.width.isin(numbers(width))]
     for column, listed in (("arch", networks.split(", ")), ("dataset", sets.split(", "))):
         assert set(listed) <= set(runs[column]), caption
         runs = runs[runs[column].isin(listed)]
-    runs = runs[(runs.samples == numbers(images)[0]) & (runs.epochs == int(epochs))]
+    # "1,437, 2,000": a comma inside a number has no space behind it
+    runs = runs[
+        runs.samples.isin([numbers(n)[0] for n in images.split(", ")]) & runs.epochs.isin(numbers(epochs))
+    ]
     for column, listed in (("lr", rates), ("momentum", momenta), ("seed", seeds)):
         assert set(numbers(listed)) <= set(runs[column]), caption
         runs = runs[runs[column].isin(numbers(listed))]

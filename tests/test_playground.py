@@ -500,6 +500,7 @@ def test_what_moves_can_be_paused(shown):
 def test_nothing_moves_by_itself_where_motion_is_not_wanted(shown):
     """The tetrahedron stands while the network trains, and a gauge is fixed in one picture."""
     tab, wrong = shown(explorers.playground(), "#playground:classes=4&steps=60", reduced_motion="reduce")
+    tab.locator(".nc-edge").first.wait_for(state="attached")
     start = corners(tab)
     tab.get_by_role("button", name="Play").click()
     tab.locator(".nc-told", has_text="step 60").wait_for(timeout=60_000)

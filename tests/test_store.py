@@ -312,7 +312,7 @@ def test_shipped_runs_are_listed_by_the_module():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     listed = pd.read_csv(io.StringIO(done.stdout))
     assert set(listed["optimizer"]) == {"SGD", "SGDW", "Adam", "AdamW", "Signum", "SignumW"}
-    assert listed["run"].is_unique and listed["seed"].nunique() == 3
+    assert listed["run"].is_unique and set(listed["seed"]) == {0, 1, 2, 3141}  # that of the released code
 
 
 def test_table_keeps_the_initial_and_the_final_rate():
