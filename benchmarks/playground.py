@@ -5,7 +5,6 @@ where other work leaves them fewer cores the figure falls. What the page says of
 """
 
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import psutil
 from common import PAIRS, TOY, main, row
 
 from ncutils.book import explorers
+from ncutils.book.site import chromium
 from ncutils.files import project_folder
 
 STEPS = 100 if TOY else 2000
@@ -47,9 +47,7 @@ def page() -> str:
 def rows():
     from playwright.sync_api import sync_playwright
 
-    executable = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    executable = chromium()
     if not executable:
         sys.exit("it needs a Chromium on the path")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:

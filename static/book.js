@@ -33,14 +33,14 @@ addEventListener("DOMContentLoaded", () => {
   if (!form) return
   form.hidden = false
   const board = form.closest(".board"), claims = [...board.querySelectorAll(".claim")]
-  const fits = (chosen, value) => !chosen || value.split(" ").includes(chosen) || value == chosen
+  const fits = (chosen, values) => !chosen || values.includes(chosen)
   form.addEventListener("input", () => {
     const {verdict, optimizer, setting} = Object.fromEntries(new FormData(form))
     let shown = 0
     for (const claim of claims) {
       const lines = [...claim.querySelectorAll(".statement")]
       for (const line of lines)
-        line.hidden = !(line.dataset.verdict == (verdict || line.dataset.verdict) && fits(optimizer, line.dataset.optimizers) && (setting || claim.dataset.setting) == claim.dataset.setting)
+        line.hidden = !(fits(verdict, [line.dataset.verdict]) && fits(optimizer, line.dataset.optimizers.split(" ")) && fits(setting, [claim.dataset.setting]))
       claim.hidden = lines.every(line => line.hidden)
       shown += lines.filter(line => !line.hidden).length
     }

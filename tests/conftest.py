@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ncutils import data
+from ncutils.book.site import chromium
 
 COUNTS, STARTED = collections.Counter(), time.time()
 SOAK = bool(os.environ.get("NCUTILS_SOAK"))
@@ -92,15 +93,13 @@ def quick_book(tmp_path_factory):
 def browser():
     """A Chromium, the system's own."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
-    executable = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    executable = chromium()
     if not executable:
         pytest.skip("needs a Chromium on the path")
     with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+        opened = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

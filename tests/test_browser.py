@@ -12,6 +12,7 @@ from urllib.parse import unquote, urldefrag
 import pytest
 from bs4 import BeautifulSoup
 
+from ncutils.book import style
 from tests.conftest import SOAK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -374,6 +375,8 @@ def test_a_figure_takes_the_colours_of_the_page(browser, book):
     for ground, page, words in colours.values():
         assert ground == page != words
     assert colours["light"] != colours["dark"]
+    red, green, blue = (int(style.DARK[i : i + 2], 16) for i in (1, 3, 5))
+    assert colours["dark"][1] == f"rgb({red}, {green}, {blue})"  # on which colours are chosen
 
 
 def test_search_finds(browser, book):

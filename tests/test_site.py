@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -119,7 +118,7 @@ def test_a_failed_build_or_another_builder_leaves_nothing(heard, tmp_path):
 
 def test_the_pdf_has_cover_contents_and_the_pages_of_its_headings(tmp_path):
     """Printed by Chromium; each heading is then looked for in the text of the page that the contents name."""
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+    if not site.chromium():
         pytest.skip("needs a Chromium on the path")
     long = "<p>word</p>" * 150
     page = (

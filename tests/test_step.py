@@ -4,6 +4,7 @@ what is said where the device gives out."""
 import contextlib
 import itertools
 import warnings
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -315,3 +316,20 @@ def test_a_card_that_lacks_bfloat16_is_named(monkeypatch):
                 ValueError, match="^precision = 'bf16' is not allowed here: Tesla P100 does not compute in"
             ):
                 machine.pick_device("cuda", "bf16")
+
+
+def test_a_compiled_network_takes_the_full_batches_alone():
+    """The last, smaller batch of an epoch would have it compiled anew."""
+    run = Run(rule="adam", **FIELDS)
+    state = training.State(run, data.load("digits", 650), torch.device("cpu"))
+    taken, seen = step.Step(state.model, state.optimizer, run), []
+    images, labels = state.dataset.train_images, state.dataset.train_labels
+    assert taken.way == "ordinary"
+    for n in (128, 128, 10):
+        taken(images[:n], labels[:n])
+        taken.compiled = SimpleNamespace(features=lambda x: seen.append(len(x)) or state.model.features(x))
+    assert seen == [128]
+    taken.graphed, taken.replay = True, taken._take
+    assert taken.way == "compiled graph"
+    taken.compiled = None
+    assert taken.way == "graph"

@@ -57,16 +57,21 @@ def called(source: str) -> str:
     """What a folded cell is called in the page."""
     if drawn := re.findall(r'caption\(\s*"([^"]+)"', source):
         return f"Code of {', '.join(drawn)}"
-    statements = ast.parse(source).body
-    functions = [s.name for s in statements if isinstance(s, ast.FunctionDef)]
-    targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
-    named = [
-        n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    ]
-    values = [n.id for n in sorted(named, key=lambda n: (n.lineno, n.col_offset))]
-    return (
-        f"Code: {', '.join(list(dict.fromkeys(functions or values))[:4])}" if functions or values else "Code"
-    )
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:  # a magic, or a cell that fails
+        return "Code"
+    names = [s.name for s in statements if isinstance(s, ast.FunctionDef)]
+    if not names:
+        targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
+        found = [
+            n
+            for t in targets
+            for n in ast.walk(t)
+            if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        ]
+        names = [n.id for n in sorted(found, key=lambda n: (n.lineno, n.col_offset))]
+    return f"Code: {', '.join([*dict.fromkeys(names)][:4])}" if names else "Code"
 
 
 def name_what_died(out: Path) -> None:

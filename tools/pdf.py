@@ -13,7 +13,8 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
-BROWSERS = "chromium", "chromium-browser", "google-chrome"
+from ncutils.book.site import chromium
+
 FOOTER = '<div style="font-size: 8px; width: 100%; text-align: center"><span class="pageNumber"></span></div>'
 STYLE = """
 @page { size: A4; margin: 18mm 16mm 20mm }
@@ -54,9 +55,9 @@ def numbered(headings, pdf: Path):
 
 
 def main(source: Path, out: Path) -> None:
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = chromium()
     if not executable:
-        sys.exit(f"make pdf needs a Chromium on the path: one of {', '.join(BROWSERS)}")
+        sys.exit("make pdf needs a Chromium on the path")
     about = f"ncutils {importlib.metadata.version('ncutils')}, {time.strftime('%Y-%m-%d')}"
     with sync_playwright() as p, tempfile.TemporaryDirectory() as folder:
         browser = p.chromium.launch(executable_path=executable, args=["--no-sandbox"])

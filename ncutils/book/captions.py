@@ -25,17 +25,15 @@ MOST_POINTS = 150  # of a line, in the numbers beside a figure
 
 
 def caption(name: str, text: str, figure: Figure | None = None, also: Sequence[str] = ()) -> None:
-    """Shows a figure, by default the cell's last one, and under it its caption: `name` ("Figure 5" where it redraws the paper's, "Figure A" where it
-    is the book's own), `also` others of the paper's that it redraws, each with a place in the page that links can name, `text` in Markdown, and what the figure rests on (its `provenance`, see `figures.rests_on`)."""
-    figure = figure or plt.gcf()
+    """Shows a figure, by default the cell's last one, and its caption under it: name, `text` in Markdown, and what the figure
+    rests on (its `provenance`, see `figures.rests_on`).
+
+    `name` is "Figure 5" where it redraws the paper's, "Figure A" where it is the book's own; `also` has the names of others
+    of the paper's that it redraws. Each is a place in the page that links can name.
+    """
+    figure, name = figure or plt.gcf(), ", ".join([name, *also])
     rests_on = getattr(figure, "provenance", "")
-    about = {
-        "name": ", ".join([name, *also]),
-        "caption": text,
-        "provenance": rests_on,
-        "numbers": numbers(figure),
-    }
-    name = about["name"]
+    about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
     display({"image/svg+xml": as_svg(figure), "text/plain": name}, metadata={"figure": about}, raw=True)
     plt.close(figure)
     small = f"<br><small>{rests_on}</small>" if rests_on else ""
@@ -56,10 +54,8 @@ def numbers(figure: Figure) -> str:
             if points.get_offset_transform() == axis.transData:
                 rows += [(panel, points.get_label(), *point) for point in np.asarray(points.get_offsets())]
         for bars in axis.containers:
-            ends = [
-                (b.get_x() + b.get_width(), b.get_y() + b.get_height()) for b in getattr(bars, "patches", ())
-            ]
-            rows += [(panel, bars.get_label(), *end) for end in ends]
+            corners = [bar.get_bbox().p1 for bar in getattr(bars, "patches", ())]
+            rows += [(panel, bars.get_label(), *corner) for corner in corners]
         for image in axis.images:
             values = np.ndenumerate(np.atleast_2d(image.get_array()))
             rows += [(panel, "", f"row {at[0]}, column {at[1]}", value) for at, value in values]

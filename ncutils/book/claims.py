@@ -82,8 +82,8 @@ def _where(runs: pd.DataFrame, **fields) -> pd.DataFrame:
 
 @cache
 def _entries(profile: str, grid: str = "grid") -> pd.DataFrame:
-    """The entries of a profile's grid file, or another file of runs there: network, data set, optimizer as `label`, the hash of the run, and that of the one
-    that stands for all that take the same steps."""
+    """The entries of one of a profile's grid files: network, data set, optimizer as `label`, the hash of the run, and that of
+    the one that stands for all that take the same steps."""
     entries = store.read_grid(project_folder(f"params/{profile}/{grid}.yaml"))
     rows = [(run.arch, run.dataset, name, run.hash, same_steps(run).hash) for name, run in entries]
     return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run", "steps"])

@@ -46,6 +46,12 @@ def scale(runs: pd.DataFrame) -> str:
     return f"{width}, {images} samples, {epochs} epochs"
 
 
+def usual_scale(table: pd.DataFrame) -> str:
+    """The scale that most statements rest on, or none."""
+    scales = table["scale"].replace("", pd.NA).mode()
+    return scales.iloc[0] if len(scales) else ""
+
+
 def write(project: Path) -> None:
     """The board into chapters/scoreboard.md, what follows from it into chapters/verdict.md, a digest of both into the book's
     first page, chapters/intro.md, and the counts, with links there, into README.md."""
@@ -81,14 +87,17 @@ def write(project: Path) -> None:
 
 def facts(table: pd.DataFrame, again: claims.Seen) -> str:
     """Three cards for the first screen: how much is judged, at which scale, what was not run."""
-    n, scales = table["verdict"].value_counts(), table["scale"].replace("", pd.NA).mode()
+    n, usual = table["verdict"].value_counts(), usual_scale(table)
     each = ", ".join(f"{n[v]} {v}" for v in VERDICTS if v in n)
-    most = f"Most rest on {scales.iloc[0]}." if len(scales) else "No run is stored."
+    most = f"Most rest on {usual}." if usual else "No run is stored."
     names = " and ".join(again.runs["label"]) if again.statements else "None"
+    imagenet = (
+        "ImageNet. " if set(table.loc[table["page"] == "16_imagenet", "verdict"]) == {"not run"} else ""
+    )
     cards = {
         f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}.",
         "At which scale": f"{most} At the paper's own, of Table 1: {names}.",
-        "Not run": "ImageNet, and the grid of 3,888 runs at the paper's width.",
+        "Not run": f"{imagenet}The grid of 3,888 runs at the paper's width.",
     }
     items = "\n".join(f":::{{grid-item-card}} {title}\n{text}\n:::" for title, text in cards.items())
     return f"::::{{grid}} 1 1 3 3\n:gutter: 2\n\n{items}\n::::"
@@ -147,12 +156,11 @@ def fixed(row) -> str:
 
 def _statements(table: pd.DataFrame) -> str:
     """The statements as HTML, verdict first, by setting and claim; what stands behind a verdict folded. static/book.js filters them."""
-    scales = table["scale"].replace("", pd.NA).mode()
-    usual = scales.iloc[0] if len(scales) else ""
+    usual = usual_scale(table)
     said = f"All runs are of {usual}, where nothing else stands." if usual else "No run is stored."
     lines, above = [f'<div class="board"><p>{said}</p>', _filter(table)], ""
     for (item, claim), rows in table.groupby(["item", "claim"], sort=False):
-        setting = _setting(claim).removesuffix(": ") or "The main text"
+        setting = _part(claim)
         if setting != above:
             lines.append(f'<h3 class="setting">{html.escape(setting[0].upper() + setting[1:])}</h3>')
             above = setting
@@ -202,9 +210,7 @@ def _optimizers(row) -> str:
 
 def _filter(table: pd.DataFrame) -> str:
     """Menus for verdict, optimizer and setting; hidden where no script can answer them."""
-    settings = dict.fromkeys(
-        _setting(claim).removesuffix(": ") or "The main text" for claim in table["claim"]
-    )
+    settings = dict.fromkeys(map(_part, table["claim"]))
     n = table["verdict"].value_counts()
     menus = {
         "verdict": {v: f"{v} ({n.get(v, 0)})" for v in VERDICTS},
@@ -216,6 +222,11 @@ def _filter(table: pd.DataFrame) -> str:
         each = "".join(f'<option value="{value}">{words}</option>' for value, words in options.items())
         labels += f'<label>{name} <select name="{name}"><option value="">all</option>{each}</select></label>'
     return f'<form class="board-filter" hidden>{labels}<output>{len(table)} statements</output></form>'
+
+
+def _part(claim: str) -> str:
+    """The part of the board in which a claim stands: its setting, or the main text."""
+    return _setting(claim).removesuffix(": ") or "The main text"
 
 
 def _setting(claim: str) -> str:

@@ -6,6 +6,7 @@ import html
 import importlib.metadata
 import json
 import re
+import shutil
 from pathlib import Path
 
 from ncutils.book.manifest import present_commit
@@ -15,29 +16,22 @@ NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="
 <h1>There is no such page</h1><p>It may have moved. <a href="{home}">The book's first page</a> leads to all of them.</p></html>
 """
 
-
-# Of the site's static files those that no page asks for: maps for debuggers, MathJax for other pages than these.
+# Bundles of MathJax for other pages than these
+_BUNDLES = "mml-", "tex-svg", "tex-mml", "tex-chtml-", "node-", "latest", "core", "startup", "loader"
+# Of the site's static files those that no page asks for; the first are for debuggers
 UNUSED = (
     "**/*.map",
     "locales/**/*",
-    *(
-        f"mathjax/{name}*.js"
-        for name in (
-            "mml-",
-            "tex-svg",
-            "tex-mml",
-            "tex-chtml-",
-            "node-",
-            "latest",
-            "core",
-            "startup",
-            "loader",
-        )
-    ),
+    *(f"mathjax/{name}*.js" for name in _BUNDLES),
     "mathjax/output/svg/**/*",
     "mathjax/input/mml/**/*",
     "mathjax/sre/mathmaps/[!ben]*.json",  # speech in other languages than English, "base" and "nemeth"
 )
+
+
+def chromium() -> str | None:
+    """The system's Chromium, or Chrome, if there is one on the path."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def setup(app) -> dict:

@@ -44,11 +44,9 @@ def set_style() -> None:
         set_matplotlib_formats("svg")
 
 
-DARK = "#14181e"  # the ground of the theme's dark pages
-ON_COLOUR = (
-    "#010101",
-    "#fefefe",
-)  # black and white on a coloured cell, which stay what they are on a dark page
+DARK = "#121212"  # the ground of the theme's dark pages
+# black and white on a coloured cell, which stay what they are on a dark page
+ON_COLOUR = "#010101", "#fefefe"
 
 
 def contrast(one: str, other: str) -> float:
@@ -66,15 +64,16 @@ def contrast(one: str, other: str) -> float:
 @functools.cache
 def in_dark(colour: str) -> str:
     """The colour of the same hue that stands out from a dark page as this one does from a white one, or white."""
+    wanted, black = contrast(colour, "#ffffff"), contrast(DARK, "#000000")
     hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))
     low, high, found = 0.0, 1.0, "#ffffff"
     for _ in range(12):
         middle = (low + high) / 2
         rgb = colorsys.hls_to_rgb(hue, middle, saturation)
         found = "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
-        enough = contrast(found, DARK) >= contrast(colour, "#ffffff") and contrast(
-            found, "#000000"
-        ) > contrast(DARK, "#000000")
+        enough = (
+            contrast(found, DARK) >= wanted and contrast(found, "#000000") > black
+        )  # lighter than the ground
         low, high = (low, middle) if enough else (middle, high)
     return found
 
