@@ -30,8 +30,10 @@ pdf: book
 	$(BIN)/jupyter-book build --builder singlehtml $(SITE)
 	$(BIN)/python tools/pdf.py $(SITE)/_build/singlehtml/chapters/intro.html $(SITE)/book.pdf
 
+# One worker a core; what needs the built book stays with one of them, so that it is built once.
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadgroup
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # Format, rules and types; `$(BIN)/ruff format` and `$(BIN)/ruff check --fix` mend most of what it finds.
 lint: $(ENV)
@@ -44,7 +46,7 @@ bench: $(ENV)
 
 # The tests with more kills, examples and interruptions, their counts into the book's page "How this is tested".
 soak: $(ENV)
-	NCUTILS_SOAK=1 NCUTILS_COUNTS=results/tests.csv $(BIN)/python -m pytest
+	NCUTILS_SOAK=1 NCUTILS_COUNTS=results/tests.csv $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # Changes the modules that pyproject.toml names under tool.mutmut one place at a time, in a copy, and lists the changes that
 # no test noticed. Hours; MUTANTS='ncutils.theory.*' tries those alone, and a second call goes on where the first one stopped.

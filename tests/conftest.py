@@ -28,7 +28,8 @@ def pytest_configure(config):
 def pytest_runtest_logreport(report):
     if report.when == "call" and report.passed:
         COUNTS["tests passed"] += 1
-        COUNTS.update(report.counts)
+        for what, n in report.counts:
+            COUNTS[what] += n
     elif report.skipped:
         COUNTS["tests skipped"] += 1
 
@@ -36,12 +37,13 @@ def pytest_runtest_logreport(report):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
     outcome = yield
-    outcome.get_result().counts = [mark.args[0] for mark in item.iter_markers("counts")]
+    marked = [(mark.args[0], 1) for mark in item.iter_markers("counts")]
+    outcome.get_result().counts = marked + getattr(item, "counted", [])
 
 
-def pytest_sessionfinish(exitstatus):
+def pytest_sessionfinish(session, exitstatus):
     """One line a kind: what was tried, how often. Only a run without a failure is worth a line in the book."""
-    if not os.environ.get("NCUTILS_COUNTS") or exitstatus:
+    if not os.environ.get("NCUTILS_COUNTS") or exitstatus or hasattr(session.config, "workerinput"):
         return
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
@@ -53,9 +55,10 @@ def pytest_sessionfinish(exitstatus):
 
 
 @pytest.fixture
-def count():
+def count(request):
     """Adds to a count of the book: what a test does more than once, say 20 crashes survived."""
-    return lambda what, n=1: COUNTS.update({what: n})
+    request.node.counted = []
+    return lambda what, n=1: request.node.counted.append((what, int(n)))
 
 
 @pytest.fixture(autouse=True)

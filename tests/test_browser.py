@@ -15,6 +15,7 @@ from bs4 import BeautifulSoup
 from ncutils.book import style
 from tests.conftest import SOAK
 
+pytestmark = pytest.mark.xdist_group("the built book")
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "_build" / "screenshots"
 PHONE = {"width": 390, "height": 844}
