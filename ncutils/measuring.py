@@ -115,6 +115,23 @@ class Measurement(dict):
         found = pd.DataFrame.from_dict(rows, orient="index")
         return found[[c for c in ("training", "test", "other data") if c in found]]
 
+    def pairs(self, kernel: str | Callable = "cosine", exponent: float = 1.0) -> pd.DataFrame:
+        """A value for each pair of classes [K, K], nan on the diagonal: "cosine" or "inner", the product of m_k and m_l; "cdnv",
+        of which `cdnv` is the mean, with its `exponent`; or a kernel of `pair_statistics`.
+        """
+        every = torch.arange(len(self.means))
+        centred = self.means - self.means.mean(0)
+        unit = centred / centred.norm(dim=1, keepdim=True)
+        if kernel == "cdnv":
+            values = _cdnv(self.means, torch.tensor(self.classes["variance"].to_numpy()), every, exponent)
+        elif kernel in ("cosine", "inner"):
+            of = unit if kernel == "cosine" else centred
+            values = of @ of.T
+        else:
+            values = _kernel(kernel, self.means.shape[1])(_distances(unit, every))
+        values.fill_diagonal_(math.nan)
+        return pd.DataFrame(values.numpy(), self.classes.index, self.classes.index)
+
     def __str__(self) -> str:
         (k, p), text = self.weight.shape, self.table.to_string(na_rep="", float_format="{:.4g}".format)
         return f"{self.head}: N = {self.n:,}, p = {p:,}, K = {k:,}\n{text}"
@@ -231,13 +248,15 @@ def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) ->
     Papyan 2024).
     """
     means, variances, k = means.double(), variances.double(), len(means)
-    total = means.new_zeros(())
-    for i in _blocks(means):
-        apart = _distances(means, i).square() ** exponent
-        ratios = (variances[i, None] + variances) / 2 / apart
-        ratios.diagonal(int(i[0])).zero_()
-        total += ratios.sum()
+    total = sum(_cdnv(means, variances, i, exponent).nansum() for i in _blocks(means))
     return float(total / (k * (k - 1)))
+
+
+def _cdnv(means, variances, i, exponent):
+    """The terms of `cdnv` of the classes i with all others, nan of a class with itself."""
+    ratios = (variances[i, None] + variances) / 2 / _distances(means, i).square() ** exponent
+    ratios.diagonal(int(i[0])).fill_(math.nan)
+    return ratios
 
 
 def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tuple[float, float]:
@@ -247,14 +266,7 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
     sign(p - 2) d^(2 - p) (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are constant where the
     means are equiangular.
     """
-    kernels = {
-        "dist": lambda d, p: d,
-        "log": lambda d, p: -d.log(),
-        "riesz": lambda d, p: math.copysign(1, p - 2) * d ** (2 - p),
-    }
-    if not callable(kernel) and kernel not in kernels:
-        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}, or a function")
-    of_distances = kernel if callable(kernel) else functools.partial(kernels[kernel], p=means.shape[1])
+    of_distances = _kernel(kernel, means.shape[1])
     centred = means.double() - means.double().mean(0)
     unit, k = centred / centred.norm(dim=1, keepdim=True), len(means)
     n, mean, squares = 0, unit.new_zeros(()), unit.new_zeros(())  # of the pairs so far (Chan et al. 1983)
@@ -265,6 +277,17 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
         squares += (values - values.mean()).square().sum() + step**2 * len(values) * (n - len(values)) / n
         mean += step * len(values) / n
     return float(mean), float(squares / n)
+
+
+def _kernel(kernel, p: int) -> Callable:
+    kernels = {
+        "dist": lambda d: d,
+        "log": lambda d: -d.log(),
+        "riesz": lambda d: math.copysign(1, p - 2) * d ** (2 - p),
+    }
+    if not callable(kernel) and kernel not in kernels:
+        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}, or a function")
+    return kernel if callable(kernel) else kernels[kernel]
 
 
 def _blocks(rows: torch.Tensor):

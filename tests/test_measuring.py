@@ -143,6 +143,28 @@ def test_cdnv_exponent_and_kernels():
         pair_statistics(means, "cosine")
 
 
+def test_values_of_pairs_have_the_metrics_for_means_and_each_its_definition():
+    found, n = measure(network(), batches(digits())), K * (K - 1)
+    m, v = (found.means - found.means.mean(0)).numpy(), found.classes["variance"].to_numpy()
+    apart = np.linalg.norm(m[0] - m[1])
+    unit = m / np.linalg.norm(m, axis=1, keepdims=True)
+    assert found.pairs("cdnv").loc[0, 1] == pytest.approx((v[0] + v[1]) / 2 / apart**2, rel=1e-12)
+    assert found.pairs("cdnv", 0.5).loc[1, 0] == pytest.approx((v[0] + v[1]) / 2 / apart, rel=1e-12)
+    assert found.pairs("cdnv").stack().sum() / n == pytest.approx(found["nc1_cdnv"], rel=1e-10)
+    assert found.pairs("inner").loc[2, 1] == pytest.approx(m[2] @ m[1], rel=1e-12)
+    cosines = found.pairs().stack().dropna()
+    assert len(cosines) == n and (cosines + 1 / (K - 1)).abs().mean() == pytest.approx(
+        found["nc2a"], rel=1e-6
+    )
+    for kernel in ("dist", "log", lambda d: d**2):
+        mean, variance = pair_statistics(found.means, kernel)
+        assert found.pairs(kernel).stack().mean() == pytest.approx(mean, rel=1e-10)
+        assert found.pairs(kernel).stack().var(ddof=0) == pytest.approx(variance, rel=1e-8)
+    assert found.pairs("dist").loc[0, 1] == pytest.approx(np.linalg.norm(unit[0] - unit[1]), rel=1e-12)
+    with pytest.raises(ValueError, match="kernel = 'angle' is not allowed: use "):
+        found.pairs("angle")
+
+
 def test_many_classes_go_in_blocks(monkeypatch):
     means, v = torch.randn(50, 7), torch.rand(50)
     expected = [cdnv(means, v), *pair_statistics(means), *pair_statistics(means, "log")]
@@ -618,6 +640,15 @@ def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     assert ours.classes["mean_norm"].to_numpy() == pytest.approx(
         theirs.mean_norms(means, centre).numpy(), rel=1e-4
     )
+    grids = {
+        "cdnv": kernels.class_dist_norm_vars(norms.compute()[0], means),
+        "inner": theirs.interference_grid(means, centre),
+        "dist": kernels.kernel_grid(means, centre),
+        "log": kernels.kernel_grid(means, centre, kernel=kernels.log_kernel),
+    }
+    for name, grid in grids.items():
+        got, apart = ours.pairs(name).to_numpy(), ~np.eye(K, dtype=bool)
+        assert got[apart] == pytest.approx(grid.numpy()[apart], rel=1e-3, abs=1e-5), name
     assert pair_statistics(ours.means, "riesz") == pytest.approx(
         kernels.kernel_stats(means, centre, kernel=kernels.riesz_kernel), rel=1e-2
     )
