@@ -161,7 +161,7 @@ def test_what_the_table_says_of_this_library_is_there():
     mu = metrics.class_means(torch.randn(9, 3), torch.tensor([0] * 7 + [1, 1]), 2)
     assert mu.dtype == torch.float64
     dashes = [item for item, (_, here) in rows().items() if here.startswith("–")]
-    assert dashes == ["the value of each pair", "search index for the nearest mean"]
+    assert not dashes
 
 
 @pytest.fixture
