@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,9 @@ def shown(groups, monkeypatch):
 def test_a_chart_is_shown_live_and_in_the_page(shown):
     page = shown.pop("text/html")
     assert set(shown) == {"application/vnd.vegalite.v6+json"}
+    assert (
+        set(re.findall(r'"(#[0-9a-f]{6})"', page)) == {style.ON_COLOUR[0]} and "light-dark(#dddddd, #" in page
+    )
     assert [f'<script src="../_static/{name}.min.js">' in page for name in charts._SCRIPTS] == [True] * 3
     packages = {f"{name}@{version}" for name, version in charts._SCRIPTS.items()}
     assert packages == set(scripts.PACKAGES)
@@ -116,9 +120,12 @@ def test_a_chart_draws_in_a_live_notebook_with_vega_from_a_cdn(shown, browser, t
         ),
     )
     tab.goto("about:blank")
-    tab.set_content(f"<!doctype html><body>{shown['text/html']}</body>")
+    ink = "<style>:root { --pst-color-text-base: rgb(1, 2, 3) }</style>"
+    tab.set_content(f"<!doctype html>{ink}<body>{shown['text/html']}</body>")
     tab.wait_for_selector("#chart-0 svg", timeout=20_000)
     assert tab.locator("#menus-0 select").count() > 0
+    fill = "t => getComputedStyle(t).fill"
+    assert tab.locator(".role-axis-label text").first.evaluate(fill) == "rgb(1, 2, 3)"
     assert asked == [charts._CDN.format(name, version) for name, version in charts._SCRIPTS.items()]
     for url in asked:
         package, _, file = url.removeprefix("https://cdn.jsdelivr.net/npm/").partition("/")

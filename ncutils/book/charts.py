@@ -16,7 +16,7 @@ from IPython.display import display
 
 from ncutils import analysis
 from ncutils.analysis import Groups
-from ncutils.book.style import COLOURS, LABELS, METRICS
+from ncutils.book.style import COLOURS, LABELS, METRICS, ON_COLOUR, turning
 from ncutils.optimizers import OPTIMIZERS
 
 _FIELDS = ["run", "steps", "optimizer", "valid", "lr", "momentum", "wd", "seed"]
@@ -33,18 +33,24 @@ _EMBED = """async (number, spec, sources) => {
     if (part.width > 300) part.width = 270
   })
   const menus = document.getElementById(`menus-${number}`)
-  vegaEmbed(`#chart-${number}`, spec, {renderer: "svg", actions: false, bind: menus})
+  const ink = "var(--pst-color-text-base, #000)", line = "var(--pst-color-border, #ddd)"
+  const config = {background: "transparent", font: "inherit", text: {color: ink}, view: {stroke: line},
+    axis: {labelColor: ink, titleColor: ink, domainColor: line, tickColor: line, gridColor: line},
+    legend: {labelColor: ink, titleColor: ink}}
+  vegaEmbed(`#chart-${number}`, spec, {renderer: "svg", actions: false, bind: menus, config})
 }"""
 _count = itertools.count()
 
 
 def show(chart: alt.TopLevelMixin) -> None:
-    """Displays a chart: as Vega-Lite where a notebook draws this version, and as a script, one column wide on a phone."""
+    """Displays a chart: as Vega-Lite where a notebook draws this version, and as a script, in the page's colours and one column
+    wide on a phone."""
     number = next(_count)
     scripts = [f'<script src="../_static/{name}.min.js"></script>' for name in _SCRIPTS if number == 0]
     html = f'{"".join(scripts)}<div id="menus-{number}" class="chart-menus"></div><div id="chart-{number}"></div>'
     sources = [_CDN.format(name, version) for name, version in _SCRIPTS.items()]
-    html += f"<script>({_EMBED})({number}, {chart.to_json(indent=None)}, {sources})</script>"
+    spec = re.sub('"(#[0-9a-f]{6})"', lambda match: f'"{turning(match[1])}"', chart.to_json(indent=None))
+    html += f"<script>({_EMBED})({number}, {spec}, {sources})</script>"
     kind = f"application/vnd.vegalite.v{alt.SCHEMA_VERSION[1]}+json"
     display({kind: chart.to_dict(), "text/html": html}, raw=True)
 
@@ -63,7 +69,7 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     chosen = "datum.setting == setting && (optimizer == 'all' || datum.optimizer == optimizer)"
     base = _chart(table).transform_filter(chosen).transform_filter("lr == 'all' || datum.lr == lr")
     base = base.transform_calculate(log_nc0="log(datum.nc0) / LN10", y="datum[lower(metric)]")
-    points = base.mark_point(filled=True, size=45).encode(
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(
         alt.X("log_nc0:Q").title("log10 NC0"),
         alt.Y("y:Q").title("final value of the metric").scale(zero=False),
         alt.Color("optimizer:N").scale(domain=list(OPTIMIZERS), range=[COLOURS[name] for name in OPTIMIZERS]),
@@ -74,7 +80,7 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     first = [alt.SortField("optimizer")]
     once = base.transform_window(sort=first, groupby=["steps"], place="row_number()")
     once = once.transform_filter("datum.place == 1")
-    line = once.transform_regression("log_nc0", "y").mark_line(color="black").encode(x="log_nc0:Q", y="y:Q")
+    line = once.transform_regression("log_nc0", "y").mark_line(color="#000000").encode(x="log_nc0:Q", y="y:Q")
     fit = once.transform_joinaggregate(n="count()")
     fit = _said(
         fit.transform_regression("log_nc0", "y", groupby=["n"], params=True),
@@ -111,12 +117,13 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
     kept = cells.transform_filter("datum.kept > 0 && datum.y > 0").mark_rect().encode(x, y, colour)
     short = "format(datum.y, datum.y > 0 && datum.y < 0.001 ? '.0e' : '.2~g')"
     text = cells.transform_calculate(text=f"!isValid(datum.y) ? '–' : {short}").mark_text(fontSize=11)
+    ink = alt.condition("datum.kept > 0", alt.value(ON_COLOUR[0]), alt.value("#000000"))
     said = _said(
         cells.transform_aggregate(runs="sum(n)", lr="min(lr)", groupby=["optimizer"]),
         "Final {metric} of {datum.optimizer} at learning rate {datum.lr}",
         "{datum.runs} runs; grey: under 99 % training accuracy",
     )
-    picture = dropped + kept + text.encode(x, y, text="text:N")
+    picture = dropped + kept + text.encode(x, y, color=ink, text="text:N")
     return _page(picture.properties(width=560, height=300), said, menus)
 
 
@@ -164,5 +171,5 @@ def _expression(line: str) -> str:
 def _page(picture, text, menus) -> alt.TopLevelMixin:
     chart = alt.vconcat(picture, text)
     chart.params = [menu.param for menu in menus]
-    chart = chart.configure_view(strokeOpacity=0.3).configure_axis(labelFontSize=12, titleFontSize=12)
+    chart = chart.configure_axis(labelFontSize=12, titleFontSize=12)
     return chart.configure_legend(orient="top", title=None, labelFontSize=12, symbolSize=80)

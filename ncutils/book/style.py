@@ -78,19 +78,18 @@ def in_dark(colour: str) -> str:
     return found
 
 
+def turning(colour: str) -> str:
+    """A colour #rrggbb in CSS that turns with the page's: white is its ground, what stands `ON_COLOUR` stays."""
+    if colour == "#ffffff":
+        return "var(--pst-color-background, #ffffff)"
+    return colour if colour in ON_COLOUR else f"light-dark({colour}, {in_dark(colour)})"
+
+
 def in_page(svg: str) -> str:
     """An SVG whose colours turn with the page's, light or dark; elsewhere it is as it was."""
-
-    def both(match):
-        colour = match[1]
-        if colour in ON_COLOUR:
-            return match[0]
-        if colour == "#ffffff":
-            return ": var(--pst-color-background, #ffffff)"
-        return f": light-dark({colour}, {in_dark(colour)})"
-
     # what has no colour of its own is black
-    return re.sub(r": (#[0-9a-f]{6})\b", both, svg.replace("<svg ", '<svg style="fill: #000000" ', 1))
+    svg = svg.replace("<svg ", '<svg style="fill: #000000" ', 1)
+    return re.sub(r": (#[0-9a-f]{6})\b", lambda match: f": {turning(match[1])}", svg)
 
 
 def look(label: str) -> dict:
