@@ -150,3 +150,25 @@ def test_contrast_is_that_of_the_recommendation():
     assert style.contrast("#ffffff", "#777777") == pytest.approx(4.48, abs=0.005)
     grey = style.in_dark("#777777")
     assert style.contrast(grey, style.DARK) == pytest.approx(4.48, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "ends", [[1, 2, 3, 4, 5, 6], [1, 1.001, 1, 0.999, 1, 50], [1e-9, 1, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3]]
+)
+def test_lines_are_named_at_their_ends_in_their_order_and_apart(ends):
+    figure, axis = plt.subplots()
+    for name, end in zip(OPTIMIZERS, ends):
+        axis.plot([0, 1, 2], [1, end, np.nan], label=name, color=style.COLOURS[name])
+    style.log_scale(axis)
+    style.name_lines(axis)
+    plt.close(figure)
+    places = [(text.xyann[1], text.get_text()) for text in axis.texts]
+    heights = np.array([height for height, _ in places])
+    assert {name for _, name in places} == set(OPTIMIZERS)
+    assert (np.diff(heights) > 0.0599).all() and heights[0] >= 0 and heights[-1] <= 1
+    in_order = [ends[list(OPTIMIZERS).index(name)] for _, name in places]
+    assert in_order == sorted(in_order)
+    assert all(t.get_color() == style.COLOURS[t.get_text()] for t in axis.texts)
+    to_axes = axis.transData + axis.transAxes.inverted()
+    if len(set(ends)) == 6 and min(ends) == 1:  # room for all where they end
+        assert heights == pytest.approx([min(to_axes.transform((1, y))[1], 0.94) for y in sorted(ends)])

@@ -65,12 +65,13 @@ def singular_value_curves(groups: Groups, profile: str):
     titles = {"w_sv_min": "smallest of $W$", "w_sv_mean": "mean of the others of $W$"}
     titles["m_sv_mean"] = "mean, of $M$"
     looks = {label: style.look(label) for label in groups}
-    return _over_epochs(groups, profile, titles, looks, across=2, band=False)
+    return _over_epochs(groups, profile, titles, looks, band=False)
 
 
-def _over_epochs(groups, profile, titles: dict, looks: dict, across=None, band=True, laws=()):
+def _over_epochs(groups, profile, titles: dict, looks: dict, band=True, laws=()):
     """A panel a column, with its title, and a line a label."""
-    figure, axes = style.panels(len(titles), across)
+    figure, axes = style.panels(len(titles))
+    named = len(groups) > 4 and max(map(len, groups)) <= 9  # at the lines' ends; else in a legend
     for axis, (column, title) in zip(axes, titles.items()):
         for label, histories in groups.items():
             # no mean over curves that break off
@@ -78,16 +79,18 @@ def _over_epochs(groups, profile, titles: dict, looks: dict, across=None, band=T
             curves = pd.concat([h.frame.set_index("epoch")[column] for h in whole])
             alpha = 1.0 if all(h.valid for h in histories) else 0.35
             _mean_and_spread(axis, curves, band, **looks[label], alpha=alpha, markevery=1 / 6)
+        axis.set(xlabel="epoch", title=title)
+        log_scale(axis)
+        if named:
+            style.name_lines(axis)
         for i, law in enumerate(laws if column == "nc0" else ()):
             label = None if i else "closed form"
             axis.plot(*laws[law], ".", ms=4, color="black", mfc="none", zorder=5, label=label)
-        axis.set(xlabel="epoch", title=title)
-        log_scale(axis)
         first = next(iter(groups.values()))[0].run
         if first.schedule == "step":
             for epoch in np.flatnonzero(np.diff(lr_schedule(first))) + 1:
                 axis.axvline(epoch, color="grey", lw=0.7, ls=":", zorder=0)
-    return _finished(figure, groups, profile)
+    return _finished(figure, groups, profile, legend=not named)
 
 
 def decay_sweep(groups: Groups, profile: str, columns=("nc0", "nc3"), budget: bool = False):
@@ -328,11 +331,14 @@ def _mean_and_spread(axis, values: pd.Series, band: bool = True, **look) -> pd.S
     return mean
 
 
-def _finished(figure, groups: Groups, profile: str):
+def _finished(figure, groups: Groups, profile: str, legend: bool = True):
     """The figure with a legend of the first panel's lines on top, the caption underneath."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not legend:  # but for what is no line of an optimizer
+        handles, labels = handles[len(groups) :], labels[len(groups) :]
     columns = len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     rests_on(figure, [h for histories in groups.values() for h in histories], profile)
     return figure
 

@@ -10,6 +10,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from sklearn.isotonic import isotonic_regression
 
 from ncutils.optimizers import OPTIMIZERS
 
@@ -135,6 +136,28 @@ def log_scale(axis: plt.Axes) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
     if short or low >= 1e-3:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def name_lines(axis: plt.Axes, gap: float = 0.06) -> None:
+    """Names each line at its right end, in its colour. Names that would lie on each other are moved apart, each as little as may
+    be: least squares under an order. Limits and scale must be the final ones; `gap` is a share of the axis' height."""
+    low, high = axis.get_ylim()
+    ends = []
+    for line in axis.lines:
+        x, y = (np.asarray(values, float) for values in line.get_data())
+        known = np.flatnonzero(np.isfinite(y))
+        if not line.get_label().startswith("_") and len(known):
+            ends.append((np.clip(y[known[-1]], low, high), x[known[-1]], line))
+    ends.sort(key=lambda end: end[0])
+    to_axes = axis.transData + axis.transAxes.inverted()
+    heights = [to_axes.transform((x, y))[1] for y, x, _ in ends]
+    steps = gap * np.arange(len(ends))
+    places = isotonic_regression(heights - steps, y_min=0, y_max=max(1 - gap * len(ends), 0)) + steps
+    for (y, x, line), place in zip(ends, places):
+        colour, alpha = line.get_color(), line.get_alpha()
+        leader = {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2, "alpha": alpha}
+        at = {"xytext": (1.03, place), "textcoords": axis.transAxes, "va": "center", "fontsize": 8}
+        axis.annotate(line.get_label(), (x, y), **at, color=colour, alpha=alpha, arrowprops=leader)
 
 
 def nothing_drawn(axis: plt.Axes) -> bool:
