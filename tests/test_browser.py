@@ -1,11 +1,14 @@
 """The built book in a real browser: opened from disk, no kernel, no network."""
 
+import functools
 import re
 import shutil
 import subprocess
 import tarfile
+import threading
 import time
 import zlib
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -54,19 +57,19 @@ def pages(book):
     return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search", "404"})
 
 
-def opened(browser, book, page, **options):
-    """A tab that shows a page, and what went wrong in it: filled as it happens."""
+def opened(browser, book, page, address=None, **options):
+    """A tab that shows a page, from disk or from a server's address, and what went wrong in it: filled as it happens."""
     tab, wrong = browser.new_page(**options), []
-    tab.on(
-        "request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url)
-    )
+    address = address or f"{book.as_uri()}/"
+    inside = (address, "data:", "blob:")
+    tab.on("request", lambda r: None if r.url.startswith(inside) else wrong.append(r.url))
     tab.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
     tab.on("pageerror", lambda error: wrong.append(f"script: {error}"))
     tab.on(
         "console",
         lambda message: wrong.append(f"console: {message.text}") if message.type == "error" else None,
     )
-    tab.goto((book / f"{page}.html").as_uri())
+    tab.goto(f"{address}{page}.html")
     tab.evaluate("window.MathJax?.startup?.promise")
     tab.wait_for_function(READY, timeout=20_000)
     return tab, wrong
@@ -101,6 +104,38 @@ def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pa
         tab.close()
     print("\n" + "\n".join(lines))
     assert not bad, "\n".join(bad)
+
+
+def test_the_site_is_at_home_under_a_subpath(browser, book):
+    """Served as GitHub Pages does, the book in a folder of the host: nothing is asked for outside of it, and search finds."""
+    handler = functools.partial(Quiet, directory=book.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/{book.name}/"
+        for page in (*SHOWN, "chapters/12_regression", "chapters/26_playground", "index"):
+            tab, wrong = opened(browser, book, page, address)
+            if page == "index":
+                tab.wait_for_url(f"{address}chapters/intro.html")
+            assert not wrong, (page, wrong)
+            tab.close()
+        tab, wrong = opened(browser, book, "search", address)
+        tab.goto(f"{address}search.html?q=underflows")
+        tab.get_by_role("link", name=re.compile("Theorem 3.3")).first.wait_for(timeout=10_000)
+        assert not wrong
+        tab.close()
+        server.shutdown()
+
+
+def test_other_sites_have_what_to_show_beside_a_link(book, pages):
+    for page in pages:
+        tags = {tag.get("property"): tag["content"] for tag in parsed(book, page).select("meta[property]")}
+        assert tags["og:title"] and tags["og:image"] == "_static/social.png" and tags["og:image:alt"], page
+    assert (book / "_static" / "social.png").is_file()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def drawn(tab) -> str:

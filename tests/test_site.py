@@ -45,7 +45,8 @@ def test_the_footer_and_the_address(heard, repository, base):
     )
     heard["config-inited"](None, config)
     assert f"ncutils {importlib.metadata.version('ncutils')}" in config.html_theme_options["extra_footer"]
-    assert config.html_theme_options["path_to_docs"] == "x" and config.html_baseurl == base
+    assert config.html_theme_options["path_to_docs"] == "x"
+    assert config.html_baseurl == config.ogp_site_url == base
 
 
 @pytest.mark.parametrize("base", ["", "https://someone.github.io/a-book/"])

@@ -1,4 +1,6 @@
-"""Draws the README's picture and the first page's moving one from the runs that ship: `python tools/picture.py`."""
+"""Draws the README's picture, the one beside links to the book and the first page's moving one, from the runs that ship:
+`python tools/picture.py`.
+"""
 
 from pathlib import Path
 
@@ -6,16 +8,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 
-from ncutils.book import figures, pages
+from ncutils.book import figures, pages, style
 from ncutils.book.published import TABLE1_SETTING
 from ncutils.store import Store
 
 
-def curves(folder: Path) -> None:
-    """Adam and AdamW by the paper's own protocol, at its width (chapter 03)."""
+def adam_and_adamw():
+    """NC0 and NC3 by the paper's own protocol, at its width (chapter 03)."""
     groups = pages.protocol(width=64, wd=TABLE1_SETTING["wd"])["width 64"]
     two = {name: groups[name] for name in ("Adam", "AdamW")}
-    figure = figures.training_curves(two, "protocol", columns=["nc0", "nc3"])
+    return figures.training_curves(two, "protocol", columns=["nc0", "nc3"])
+
+
+def social(folder: Path) -> None:
+    """What sites show beside a link: 1,200 by 630 points."""
+    figure = adam_and_adamw()
+    figure.set_size_inches(8, 4.2)
+    figure.get_layout_engine().set(rect=(0.02, 0.02, 0.96, 0.76))
+    figure.legends.clear()
+    for axis in figure.axes:
+        style.name_lines(axis)
+    figure.text(0.5, 0.91, "Optimizer choice and neural collapse", ha="center", fontsize=19)
+    figure.text(0.5, 0.83, "an executable reproduction: theorems, trained networks, explorers", ha="center")
+    figure.savefig(folder / "social.png", dpi=150, bbox_inches=figure.bbox_inches)
+
+
+def curves(folder: Path) -> None:
+    """The README's."""
+    figure = adam_and_adamw()
     below = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.35", "wrap": True}
     figure.text(0.5, -0.02, figure.provenance, **below)  # where a picture is all there is
     plt.savefig(folder / "adam_adamw.png", dpi=160)
@@ -53,5 +73,6 @@ def collapse(folder: Path) -> None:
 
 if __name__ == "__main__":
     figures.set_style()
+    social(Path(__file__).parents[1] / "static")
     curves(Path(__file__).parents[1] / "static")
     collapse(Path(__file__).parents[1] / "static")

@@ -49,7 +49,8 @@ def setup(app) -> dict:
 
 
 def _about(app, config) -> None:
-    """Version and commit, which tell a reader what was built; the address that GitHub Pages gives a repository."""
+    """Version and commit, which tell a reader what was built; the site's address, html_baseurl, or the one that GitHub Pages gives
+    a repository."""
     try:
         commit = f", commit {present_commit()}"
     except ValueError:  # no git
@@ -61,6 +62,7 @@ def _about(app, config) -> None:
         r"https://github\.com/([\w.-]+)/([\w.-]+?)/?", options.get("repository_url") or ""
     ):
         config.html_baseurl = config.html_baseurl or f"https://{github[1].lower()}.github.io/{github[2]}/"
+    config.ogp_site_url = config.html_baseurl
 
 
 def _beside_the_pages(app, error) -> None:
