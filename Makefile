@@ -9,7 +9,7 @@ BIN := .venv/bin
 ENV := .venv/installed
 SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
-PAGES := _toc.yml README.md CONTRIBUTING.md $(wildcard chapters/*.md chapters/*.bib static/*.png static/*.gif)
+PAGES := _toc.yml README.md CONTRIBUTING.md $(wildcard chapters/*.md chapters/*.bib static/*)
 SCRIPTS := _build/npm/done
 CODE := $(wildcard ncutils/*.py ncutils/book/*.py ncutils/book/widgets/*) $(wildcard results/*.parquet results/*.csv)
 
@@ -65,7 +65,7 @@ audit:
 
 $(SITE)/_build/html/index.html: $(ENV) $(SITE)/_config.yml $(PAGES:%=$(SITE)/%) $(SCRIPTS) $(CHAPTERS:%=$(SITE)/chapters/%)
 	mkdir -p $(SITE)/static
-	cp static/book.css static/book.js $(filter-out $(SCRIPTS),$(wildcard $(dir $(SCRIPTS))*)) $(SITE)/static/
+	cp $(filter-out $(SCRIPTS),$(wildcard $(dir $(SCRIPTS))*)) $(SITE)/static/
 	rm -f $(SITE)/_build/html/index.html  # written only where absent: it leads to the first page
 	$(BIN)/jupyter-book build -W --keep-going $(SITE)
 	touch $@

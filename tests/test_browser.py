@@ -10,7 +10,7 @@ import time
 import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
@@ -21,6 +21,7 @@ from tests.conftest import SOAK
 pytestmark = pytest.mark.xdist_group("the built book")
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "_build" / "screenshots"
+PACKED = {".png", ".gif", ".woff2"}
 PHONE = {"width": 390, "height": 844}
 # pages of every kind, kept as pictures
 SHOWN = (
@@ -136,6 +137,27 @@ def test_other_sites_have_what_to_show_beside_a_link(book, pages):
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
+
+
+def test_a_page_weighs_at_most_a_megabyte_as_a_server_sends_it(browser, book, pages):
+    packed = functools.cache(
+        lambda path: path.stat().st_size if path.suffix in PACKED else len(zlib.compress(path.read_bytes()))
+    )
+    heavy = []
+    for page in (
+        pages if SOAK else (*SHOWN, "chapters/12_regression", "chapters/26_playground", "chapters/scoreboard")
+    ):
+        tab, asked = browser.new_page(), set()
+        tab.on("request", lambda r: asked.add(urldefrag(r.url)[0].partition("?")[0]))
+        tab.goto((book / f"{page}.html").as_uri())
+        tab.wait_for_function(READY)
+        files = {Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")}
+        weight = sum(map(packed, files))
+        print(f"\n{page}: {weight / 1e3:.0f} kB")
+        if weight > 1e6:
+            heavy.append((page, weight, sorted(files, key=packed)[-3:]))
+        tab.close()
+    assert not heavy
 
 
 def drawn(tab) -> str:

@@ -80,10 +80,13 @@ def test_files_that_no_page_asks_for_and_what_notebooks_hold_twice_are_left_out(
         "mathjax/tex-svg-full.js",
         "mathjax/output/svg/f.js",
         "mathjax/sre/mathmaps/fr.json",
+        "scripts/fontawesome.js",
     ]
     for name in [*kept, *dropped]:
         (tmp_path / "_static" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "_static" / name).write_text("x")
+    page = '<script defer src="../_static/scripts/{}.js?digest=1"></script>'
+    (tmp_path / "a.html").write_text(page.format("fontawesome") + page.format("bootstrap"))
     figure = {
         "metadata": {"figure": {"name": "Figure 1", "numbers": "x,y"}},
         "data": {"image/svg+xml": ["<svg/>"]},
@@ -102,7 +105,7 @@ def test_files_that_no_page_asks_for_and_what_notebooks_hold_twice_are_left_out(
     left = {
         str(p.relative_to(tmp_path / "_static")) for p in (tmp_path / "_static").rglob("*") if p.is_file()
     }
-    assert left == set(kept)
+    assert left == set(kept) and (tmp_path / "a.html").read_text() == page.format("bootstrap")
     found = json.loads(path.read_text())
     assert found["metadata"] == {"kernelspec": {}} and "\n" not in path.read_text()
     (output,) = found["cells"][0]["outputs"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
+from PIL import Image
 
 from ncutils.book import figures, pages, style
 from ncutils.book.published import TABLE1_SETTING
@@ -57,7 +57,7 @@ def collapse(folder: Path) -> None:
             axis.clear()
             axis.plot(*corners.T, "o-", color="0.7", lw=0.8, ms=16, mfc="none")
             means, weights = figures.polygon(history.grams[row])
-            for mean, weight, colour in zip(means, weights, ["#0173b2", "#de8f05", "#029e73"]):
+            for mean, weight, colour in zip(means, weights, style.CLASSES):
                 axis.plot(*mean, "o", ms=9, color=colour)
                 axis.plot(*np.column_stack([(0, 0), weight]), color=colour, lw=2.2)
                 axis.plot(*weight, "D", ms=5, color=colour)
@@ -67,8 +67,16 @@ def collapse(folder: Path) -> None:
             axis.set(xlim=(-0.85, 0.85), ylim=(-0.7, 0.85), xticks=[], yticks=[], aspect="equal")
             axis.grid(visible=False)
 
-    rows = [*range(len(shown[0].frame)), *[len(shown[0].frame) - 1] * 8]  # rests at the end
-    FuncAnimation(figure, draw, frames=rows).save(folder / "collapse.gif", PillowWriter(fps=4), dpi=100)
+    frames = []
+    for row in range(len(shown[0].frame)):
+        draw(row)
+        figure.canvas.draw()
+        frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
+    frames[-1].save(folder / "collapse.png")  # for who wants no motion, and on paper
+    times = [250] * (len(frames) - 1) + [2000]
+    palette = frames[-1].quantize(32)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    first.save(folder / "collapse.gif", save_all=True, append_images=others, duration=times, loop=0)
 
 
 if __name__ == "__main__":

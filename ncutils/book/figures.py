@@ -279,7 +279,7 @@ def draw_geometry(axis, features, labels, weights) -> None:
     means = np.stack([features[labels == k].mean(0) for k in range(len(weights))])
     features, means = features - means.mean(0), means - means.mean(0)
     weights = weights * np.linalg.norm(means) / np.linalg.norm(weights)
-    for k, colour in enumerate(["#0173b2", "#b87503", "#02855f", "#d55e00"][: len(weights)]):
+    for k, colour in enumerate(style.CLASSES[: len(weights)]):
         axis.scatter(*features[labels == k].T, s=10, color=colour, alpha=0.7, lw=0)
         axis.scatter(*means[k], s=70, color=colour, edgecolor="black", lw=0.8, zorder=3)
         if features.shape[1] == 3:

@@ -26,7 +26,9 @@ UNUSED = (
     "mathjax/output/svg/**/*",
     "mathjax/input/mml/**/*",
     "mathjax/sre/mathmaps/[!ben]*.json",  # speech in other languages than English, "base" and "nemeth"
+    "scripts/fontawesome.js*",
 )
+_ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>")
 
 
 def chromium() -> str | None:
@@ -84,7 +86,12 @@ def _beside_the_pages(app, error) -> None:
 
 
 def _slim(out: Path) -> None:
-    """Removes static files that no page asks for; takes from the notebooks to download what their pages hold beside pictures."""
+    """Removes static files that no page needs, the theme's second set of icons (1.5 MB a page; its styles have a font of them)
+    among them; takes from the notebooks to download what their pages hold beside pictures."""
+    for path in out.rglob("*.html"):
+        page = path.read_text("utf-8")
+        if (lighter := _ICONS.sub("", page)) != page:
+            path.write_text(lighter, "utf-8")
     for pattern in UNUSED:
         for file in (out / "_static").glob(pattern):
             if file.is_file():

@@ -22,6 +22,20 @@ for marks in (COLOURS, MARKERS):
     marks |= {"SignGD": marks["Signum"], "SignGDW": marks["SignumW"]}
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 
+# of up to ten classes, the same in pictures and explorers (widgets/geometry.js)
+CLASSES = [
+    "#0173b2",
+    "#b87503",
+    "#02855f",
+    "#d55e00",
+    "#b35fa3",
+    "#8c564b",
+    "#2f8fc4",
+    "#7a7a7a",
+    "#8a8200",
+    "#7d6bd6",
+]
+
 METRICS = ["nc0", "nc1", "nc2", "nc3"]  # what most figures and tables show
 # a column's name for readers
 _METRICS = ("NC0", "NC1", "NC2", "NC2n", "NC2a", "NC2W", "NC2Wn", "NC2Wa", "NC2M", "NC3", "NC4")

@@ -1,6 +1,6 @@
 // Two networks side by side, a and b, and the last layer of each
 const SIDES = ["a", "b"], COLOUR = {a: "var(--nc-a)", b: "var(--nc-b)"}, DASH = {a: "none", b: "7 3"}
-const CLASS = ["#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#c9a20c", "#b07aa1", "#ff7d90", "#9c755f", "#8a8a8a"]
+const CLASS = ["#0173b2", "#b87503", "#02855f", "#d55e00", "#b35fa3", "#8c564b", "#2f8fc4", "#7a7a7a", "#8a8200", "#7d6bd6"]
 
 // The simplex's plane seen from above at an angle: its corners, the class means, and the rows of W, which the mean row lifts out of
 // the plane. `fixed` from 0 to 1 leads from W to W_c. Four classes fill three dimensions: their tetrahedron turns.
