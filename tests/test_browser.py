@@ -148,7 +148,7 @@ def test_a_page_weighs_at_most_a_megabyte_as_a_server_sends_it(browser, book, pa
         pages if SOAK else (*SHOWN, "chapters/12_regression", "chapters/26_playground", "chapters/scoreboard")
     ):
         tab, asked = browser.new_page(), set()
-        tab.on("request", lambda r: asked.add(urldefrag(r.url)[0].partition("?")[0]))
+        tab.on("request", lambda r, asked=asked: asked.add(urldefrag(r.url)[0].partition("?")[0]))
         tab.goto((book / f"{page}.html").as_uri())
         tab.wait_for_function(READY)
         files = {Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")}
