@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import reprlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -163,10 +164,14 @@ class Run(BaseModel):
                     f"optimizer = {shorten(optimizer)} is not allowed: use one of {', '.join(NAMES)}, or a rule's own name, "
                     f"with W at its end for decoupled decay{missing}"
                 ) from None
+        if said := {"rule", decay} & fields.keys():
+            raise ValueError(
+                f"{min(said)} is not allowed beside a name and wd, which say it: optimizer = {optimizer!r}"
+            )
         try:
             return cls(rule=rule, **{decay: wd}, **fields)
         except ValueError as error:
-            raise ValueError(str(error).replace(decay, "wd")) from None
+            raise ValueError(re.sub(rf"^{decay}\b", "wd", str(error))) from None
 
     @classmethod
     def released(cls, optimizer: str, wd: float, *, dataset: str, **fields) -> Run:
