@@ -585,7 +585,9 @@ def test_named_runs_name_wd():
     with pytest.raises(ValueError, match="optimizer = 'adamw' is not allowed: use one of SGD, SGDW, Adam"):
         Run.named("adamw", 0.1)
     for field in ({"rule": "lion"}, {"decoupled_wd": 0.1}):
-        with pytest.raises(ValueError, match=f"^{min(field)} is not allowed beside a name and wd, which say it"):
+        with pytest.raises(
+            ValueError, match=f"^{min(field)} is not allowed beside a name and wd, which say it"
+        ):
             Run.named("AdamW", 0.1, **field)
     with pytest.raises(ValueError, match="unknown parameter 'wdd': .*head_decoupled_wd"):
         Run.named("AdamW", 0.1, wdd=1)

@@ -65,7 +65,7 @@ def write(project: Path) -> None:
     sentences = verdict(table)
     _put(
         project / "chapters/verdict.md",
-        "\n".join(f"{i}. **{short}.** {s}" for i, (short, s) in enumerate(sentences.items(), 1)),
+        "\n\n".join(f"## {i}. {short}\n\n{s}" for i, (short, s) in enumerate(sentences.items(), 1)),
     )
     short = "\n".join(f"- {name}." for name in list(sentences)[:4])  # the counts say the other two
     again = claims.look(claims.table1_at_its_width, stored)
@@ -250,7 +250,7 @@ def _filters(stored: pd.DataFrame) -> str:
 
 
 def verdict(table: pd.DataFrame) -> dict[str, str]:
-    """Six sentences, their short form as key: each with its numbers and links to its evidence."""
+    """Six sentences, and by each what is compared, in words with links, and the evidence as a table."""
     pairs, decay, rises = (f"Figures {first}, {second}, " for first, second in ((1, 19), (3, 20), (10, 23)))
     acted = "AdamW above Adam in NC3, AdamW's decay has acted"
     known = {(r.item, r.statement.says): r for r in table.itertuples()}
@@ -261,16 +261,6 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             (r for words, r in rows if words.startswith(says)), rows[0][1]
         )  # or, not run, the row as a whole
 
-    def told(item, says, after=False, effect=True):
-        row = of(item, says)
-        words = f"{share(row.counted)}, {row.verdict}" + (f" ({row.moves})" if row.moves else "")
-        if effect and (middle := ratio(row.statement.effect())):
-            words += f", median ratio {middle}"
-        return words + (f"; with the gauge fixed {share(row.fixed)}, {row.fixed_verdict}" if after else "")
-
-    def near(metric):
-        return told("Table 1", f"{metric} is near")
-
     def stands(*statements):
         rows = [of(*s) for s in statements]
         gauge = {r.fixed_verdict for r in rows if r.statement.gauge == "changes"}
@@ -278,51 +268,91 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             return "this stands, with the gauge fixed, too"
         return "this is not supported in every part"
 
-    def named(rows):
-        found = [
-            f"{_setting(r.claim)}{r.statement.says} ([{r.item}]({r.page}.ipynb): {share(r.counted)})"
-            for r in rows.itertuples()
-        ]
-        return "; ".join(found) or "nothing"
-
     n = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
-    first = "Larger weight decay lowers NC0 and NC3 of SGD and Signum: "
-    first += stands((decay, "NC0 of SGD"), (decay, "NC3 of SGD"))
-    second = "Decoupled decay leaves NC3 higher than coupled decay: "
-    second += stands(
-        (decay, "SignumW above Signum in NC3"), (pairs, acted), (pairs, "AdamW above Adam in NC3, both")
-    )
-    third = "From AdamW to Adam, at one total decay, NC0 and NC3 fall: " + stands(
-        ("Figure 7", "NC0"), ("Figure 7", "NC3")
-    )
-    before, after = of(rises, "NC3 is larger").verdict, of(rises, "NC3 is larger").fixed_verdict
-    fourth = (
-        f"NC0 is a gauge, and that NC3 rises with it is {before} before the gauge is fixed and {after} after"
-    )
-    fifth = f"{n['not decided'] + n['not run']} of {len(table)} statements are not decided at this scale, or not run"
-    sixth = f"Of {len(table)} statements {n['against']} go{'es' if n['against'] == 1 else ''} against the paper at this scale, and {n['mixed']} are mixed"
+    rising, best = of(rises, "NC3 is larger"), (pairs, "AdamW above Adam in NC3, both")
     other = [bool(c.n) and c.k / c.n <= verdicts.MINORITY for c in table["counted"]]
     few = table[(table["verdict"] == "not decided") & pd.Series(other, table.index)]
-    mixed = pd.Series(
-        [s.says for s in table[table["verdict"] == "mixed"]["statement"]], dtype=str
-    ).value_counts()
-    return {
-        first: f"In the six settings together NC0 in {told(decay, 'NC0 of SGD')}; NC3 in {told(decay, 'NC3 of SGD', True)} "
-        "([weight decay and momentum](02_weight_decay.ipynb), [six settings](14_six_settings.ipynb)).",
-        second: f"SignumW over Signum in {told(decay, 'SignumW above Signum in NC3', True)}; AdamW over Adam, where AdamW's decay has acted, in "
-        f"{told(pairs, acted, True)}, and best decay against best decay in {told(pairs, 'AdamW above Adam in NC3, both', True)} "
-        "([Adam and AdamW](03_adamw.ipynb)).",
-        third: f"NC0 in {told('Figure 7', 'NC0')}; NC3 in {told('Figure 7', 'NC3', True)}; NC2, which the paper names, too, in "
-        f"{told('Figure 7', 'NC2')}; accuracy stays in {told('Figure 7', 'accuracy', effect=False)} ([from AdamW to Adam](05_interpolation.ipynb)).",
-        fourth: "Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size alone is one "
-        f"about predictions; of two runs, the one with the larger NC0 has the larger NC3 in {told(rises, 'NC3 is larger', True)} "
-        "([regression](12_regression.ipynb)).",
-        fifth: f"Among them are AdamW over Adam in the main setting alone, {claims.MAIN}, where AdamW's decay has acted (NC3 in {told('Figure 1', acted)}), most of "
-        "the [transformer](15_vit.ipynb), [ImageNet](16_imagenet.ipynb), and, from one seed, Table 1 by the paper's own protocol and width (near the paper's value, within a "
-        f"factor of {verdicts.CLOSE:g}: NC0 in {near('NC0')}, NC3 in {near('NC3')}; [all of them](scoreboard.md)).",
-        sixth: f"Against: {named(table[table['verdict'] == 'against'])}. As far the other way, but in too few comparisons to decide: {named(few)}. "
-        f"Mixed: {'; '.join(f'{says} ({k} of the lines)' for says, k in mixed.items()) or 'nothing'} ([the scoreboard](scoreboard.md)).",
-    }  # fmt: skip
+    against = pd.concat([table[table["verdict"] == "against"], few])
+    mixed = pd.Series([s.says for s in table[table["verdict"] == "mixed"]["statement"]], dtype=str)
+    alike = "; ".join(f"{says} ({k} of the lines)" for says, k in mixed.value_counts().items()) or "nothing"
+    sentences = [
+        (
+            f"Larger weight decay lowers NC0 and NC3 of SGD and Signum: {stands((decay, 'NC0 of SGD'), (decay, 'NC3 of SGD'))}",
+            "Runs of one setting that differ in their decay alone, in six settings ([weight decay and momentum](02_weight_decay.ipynb), "
+            "[six settings](14_six_settings.ipynb)).",
+            {f"{m} falls as the decay grows": of(decay, f"{m} of SGD") for m in ("NC0", "NC3")},
+        ),
+        (
+            f"Decoupled decay leaves NC3 higher than coupled decay: {stands((decay, 'SignumW above Signum in NC3'), (pairs, acted), best)}",
+            "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
+            "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
+            "[six settings](14_six_settings.ipynb)).",
+            {
+                "NC3 of SignumW above Signum's": of(decay, "SignumW above Signum in NC3"),
+                "NC3 of AdamW above Adam's, where AdamW's decay has acted": of(pairs, acted),
+                "NC3 of AdamW above Adam's, both at their best decay": of(*best),
+            },
+        ),
+        (
+            f"From AdamW to Adam, at one total decay, NC0 and NC3 fall: {stands(('Figure 7', 'NC0'), ('Figure 7', 'NC3'))}",
+            "Of two runs the one with the larger coupled share has the lower value; the paper names NC2, too ([from AdamW to "
+            "Adam](05_interpolation.ipynb)).",
+            {f"{m} falls": of("Figure 7", m) for m in ("NC0", "NC3", "NC2")}
+            | {"the test accuracy stays": of("Figure 7", "accuracy")},
+        ),
+        (
+            f"NC0 is a gauge, and that NC3 rises with it is {rising.verdict} before the gauge is fixed and {rising.fixed_verdict} after",
+            "Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
+            "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)).",
+            {"of two runs the one with the larger NC0 has the larger NC3": rising},
+        ),
+        (
+            f"{n['not decided'] + n['not run']} of {len(table)} statements are not decided at this scale, or not run",
+            "Among them are most of the [transformer](15_vit.ipynb), [ImageNet](16_imagenet.ipynb), the main setting taken alone, and, from one "
+            "seed, Table 1 by the paper's own protocol and width ([Adam and AdamW](03_adamw.ipynb)); near is within a factor of "
+            f"{verdicts.CLOSE:g}. [All of them](scoreboard.md).",
+            {
+                f"NC3 of AdamW above Adam's, where AdamW's decay has acted, {claims.MAIN}": of(
+                    "Figure 1", acted
+                )
+            }
+            | {
+                f"{m} of Table 1's runs near the paper's": of("Table 1", f"{m} is near")
+                for m in ("NC0", "NC3")
+            },
+        ),
+        (
+            f"Of {len(table)} statements {n['against']} go{'es' if n['against'] == 1 else ''} against the paper at this scale, and {n['mixed']} are mixed",
+            f"Mixed are: {alike} ([the scoreboard](scoreboard.md)). In the table stands first what goes against the paper, then what goes as far "
+            "the other way in too few comparisons to decide.",
+            {_with_figure(row): row for row in against.itertuples()},
+        ),
+    ]
+    return {short: words + _evidence(rows) for short, words, rows in sentences}
+
+
+def _with_figure(row) -> str:
+    """A statement in words, with its setting and a link to its page."""
+    return f"{_setting(row.claim)}{row.statement.says} ([{row.item}]({row.page}.ipynb))"
+
+
+def _evidence(rows: dict) -> str:
+    """Statements, by what to call them, as a table: how many comparisons go the paper's way, the verdict, before and after."""
+    if not rows:
+        return ""
+    lines = [
+        "",
+        "",
+        "| statement | the paper's way (95 %) | verdict | median ratio | gauge fixed |",
+        "|---|---|---|---|---|",
+    ]
+    for words, row in rows.items():
+        chip = f'<span class="chip {row.verdict.replace(" ", "-")}">{row.verdict}</span>'
+        moves = f"<br>{row.moves}" if row.moves else ""
+        lines.append(
+            f"| {words} | {share(row.counted)} | {chip}{moves} | {ratio(row.statement.effect())} | {fixed(row)} |"
+        )
+    return "\n".join(lines)
 
 
 def _put(page: Path, text: str, what: str = "scoreboard") -> None:
