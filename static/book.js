@@ -57,3 +57,13 @@ addEventListener("DOMContentLoaded", () => {
 addEventListener("DOMContentLoaded", () => {
   for (const named of document.querySelectorAll("details > summary[aria-label], .search-button-field[aria-label]")) named.removeAttribute("aria-label")
 })
+
+// What sets a page up, its parameters, the profile's and its imports, in one fold
+addEventListener("DOMContentLoaded", () => {
+  const [first, ...others] = [...document.querySelectorAll("details.hide.above-input")].filter(
+    fold => /^(Parameters of|Imports$)/.test(fold.querySelector("summary p").textContent) && !fold.parentElement.querySelector(".cell_output"))
+  for (const fold of others) {
+    first.append(...fold.querySelectorAll(".cell_input"))
+    fold.parentElement.remove()
+  }
+})

@@ -378,6 +378,19 @@ def test_a_page_shows_its_parameters_folded_and_nothing_of_stderr(book, pages):
         assert "/work/" not in soup.get_text() and "site-packages" not in soup.get_text(), page
 
 
+def test_what_sets_a_page_up_is_one_line(browser, book):
+    tab, wrong = opened(browser, book, "chapters/03_adamw")
+    names = tab.locator("details.above-input > summary p.collapsed").all_inner_texts()
+    assert names[0] == "Parameters of this page" and not [
+        n for n in names[1:] if re.match("Parameters of|Imports", n)
+    ]
+    tab.locator("details.above-input > summary").first.click()
+    shown = tab.locator("details.above-input").first.inner_text()
+    assert "lr_sgd" in shown and 'profile = "quick"' in shown and "import" in shown
+    assert not wrong
+    tab.close()
+
+
 def test_every_line_of_the_scoreboard_leads_to_its_figure(book):
     links = [a["href"] for a in parsed(book, "chapters/scoreboard").select(".board h4 a")]
     assert len(links) > 50

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ncutils import store
 from ncutils.analysis import Groups
+from ncutils.book import pages
 from ncutils.book.style import LABELS
 from ncutils.runs import History, exact_law
 
@@ -25,9 +26,9 @@ def law_table(histories: list[History]):
     columns = ["final / initial, law", "measured", "largest error above 1e-4"]
     table = store.table(histories)[["optimizer", "momentum", "wd", "seed"]]
     table = table.join(pd.DataFrame(rows, columns=columns))
-    styled = table.style.format("{:.3g}", subset=columns).format("{:g}", subset=["momentum", "wd"])
-    styled = styled.set_properties(**{"white-space": "nowrap"}).hide(axis="index")
-    return styled.set_table_attributes('class="dataframe" style="font-size: 85%"')
+    return pages.table(
+        table, dict.fromkeys(columns, "{:.3g}") | dict.fromkeys(("momentum", "wd"), "{:g}"), index=False
+    )
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
