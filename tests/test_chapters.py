@@ -389,6 +389,26 @@ def test_a_chapter_ends_with_what_to_read_next(chapter):
     assert links and all((ROOT / "chapters" / link).exists() and link != chapter.name for link in links)
 
 
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_no_prose_is_taken_for_a_comment(chapter):
+    """MyST drops a line that begins with a percent sign."""
+    prose = [c.source for c in nbformat.read(chapter, as_version=4).cells if c.cell_type == "markdown"]
+    assert not [line for text in prose for line in text.splitlines() if line.startswith("%")]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_has_exercises_with_solutions_one_of_which_runs(chapter):
+    if chapter.stem in ("20_tested", "21_costs"):
+        return
+    cells = nbformat.read(chapter, as_version=4).cells
+    prose = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    tasks = re.findall(r"^```\{exercise\} .+\n:label: (ex-[\w-]+)$", prose, re.MULTILINE)
+    solved = re.findall(r"^```\{solution(?:-start)?\} (ex-[\w-]+)\n:class: dropdown$", prose, re.MULTILINE)
+    assert 2 <= len(tasks) == len(set(tasks)) and tasks == solved
+    starts = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and "{solution-start}" in c.source]
+    assert starts and all(cells[i + 1].cell_type == "code" for i in starts)
+
+
 def test_toc_names_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
