@@ -30,8 +30,8 @@ pdf: book
 	$(BIN)/jupyter-book build --builder singlehtml $(SITE)
 	$(BIN)/python tools/pdf.py $(SITE)/_build/singlehtml/chapters/intro.html $(SITE)/book.pdf
 
-# One worker a core; what needs the built book stays with one of them, so that it is built once.
-SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=loadgroup
+# One worker a core; they share the built book.
+SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=worksteal
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from ncutils import data
 from ncutils.book.site import chromium
@@ -71,24 +72,32 @@ def own_store(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def quick_book(tmp_path_factory):
+def quick_book(tmp_path_factory, worker_id):
     """The folder of `make book` at the quick profile, built from the results that ship: chapters/ executed, _build/html."""
     if not shutil.which("npm"):
         pytest.skip("needs npm, which brings the charts' scripts into the book")
-    folder = tmp_path_factory.mktemp("book")
-    command = [
-        "make",
-        "book",
-        "PROFILE=quick",
-        f"SITE={folder}",
-        f"BIN={Path(sys.executable).parent}",
-        "ENV=",
-    ]
-    environment = os.environ | {"NCUTILS_RUNS": str(folder / "runs")}
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
+    temporary = tmp_path_factory.getbasetemp()  # a worker's own lies in that of all
+    folder = (temporary if worker_id == "master" else temporary.parent) / "book"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "_build" / "html" / "index.html").exists():
+            command = [
+                "make",
+                "book",
+                "PROFILE=quick",
+                f"SITE={folder}",
+                f"BIN={Path(sys.executable).parent}",
+                "ENV=",
+            ]
+            environment = os.environ | {"NCUTILS_RUNS": f"{folder}_runs"}
+            done = subprocess.run(
+                command,
+                cwd=Path(__file__).parents[1],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     return folder
 
 

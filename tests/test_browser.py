@@ -18,7 +18,6 @@ from bs4 import BeautifulSoup
 from ncutils.book import style
 from tests.conftest import SOAK
 
-pytestmark = pytest.mark.xdist_group("the built book")
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "_build" / "screenshots"
 PACKED = {".png", ".gif", ".woff2"}

@@ -19,7 +19,6 @@ from ncutils.runs import same_steps
 from ncutils.store import read_grid
 from tests.test_chapters import outputs, papermill, text_of
 
-pytestmark = pytest.mark.xdist_group("the built book")
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = {("sgd", 0): "SGD", ("adam", 0): "Adam", ("signum", 0): "Signum"}
 NAMES |= {(rule, 1): name + "W" for (rule, _), name in NAMES.items()}

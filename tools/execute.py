@@ -55,7 +55,7 @@ def name_the_folded(out: Path, profile: str) -> None:
 
 def called(source: str) -> str:
     """What a folded cell is called in the page."""
-    if drawn := re.findall(r'caption\(\s*"([^"]+)"', source):
+    if drawn := re.findall(r'pages\.caption\(\s*"([^"]+)"', source):
         return f"Code of {', '.join(drawn)}"
     try:
         statements = ast.parse(source).body
