@@ -216,7 +216,9 @@ def test_the_prose_counts_what_is_there(page, count):
     text = (ROOT / page).read_text()
     for what in ("scoreboard", "facts"):
         text = re.sub(f"<!-- {what} -->.*<!-- end of {what} -->", "", text, flags=re.DOTALL)
-    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|\{cite\}`[^`]*`|https?://\S+", " ", text, flags=re.DOTALL)
+    text = re.sub(
+        r"```.*?```|<[^>]+>|`[^`]*`|\]\([^)]*\)|\{cite\}`[^`]*`|https?://\S+", " ", text, flags=re.DOTALL
+    )
     found = [n for n in numbers(text) if n >= 100]
     assert not [n for n in found if n not in known]
     count("numbers found in the results", len(found))
