@@ -36,6 +36,7 @@ def heard(tmp_path):
     [
         ("https://github.com/Someone/a-book", "https://someone.github.io/a-book/"),
         ("https://example.org/book", ""),
+        ("https://github.com/executablebooks/jupyter-book", ""),  # jupyter-book's default
         (None, ""),
     ],
 )

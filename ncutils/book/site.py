@@ -16,6 +16,9 @@ NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="
 <h1>There is no such page</h1><p>It may have moved. <a href="{home}">The book's first page</a> leads to all of them.</p></html>
 """
 
+_NOT_OURS = (
+    "https://github.com/executablebooks/jupyter-book"  # what jupyter-book has where no repository is named
+)
 # Bundles of MathJax for other pages than these
 _BUNDLES = "mml-", "tex-svg", "tex-mml", "tex-chtml-", "node-", "latest", "core", "startup", "loader"
 # Of the site's static files those that no page asks for; the first are for debuggers
@@ -60,9 +63,9 @@ def _about(app, config) -> None:
     options = dict(config.html_theme_options)
     options["extra_footer"] = f"<p>ncutils {html.escape(importlib.metadata.version('ncutils'))}{commit}</p>"
     config.html_theme_options = options
-    if github := re.fullmatch(
-        r"https://github\.com/([\w.-]+)/([\w.-]+?)/?", options.get("repository_url") or ""
-    ):
+    repository = options.get("repository_url") or ""
+    github = re.fullmatch(r"https://github\.com/([\w.-]+)/([\w.-]+?)/?", repository)
+    if github and repository != _NOT_OURS:
         config.html_baseurl = config.html_baseurl or f"https://{github[1].lower()}.github.io/{github[2]}/"
     config.ogp_site_url = config.html_baseurl
 
