@@ -60,7 +60,10 @@ def one_sentence(text: str) -> str:
             "epochs = datetime.date(2026, 1, 1) is not allowed",
         ),
         ("entries: [{optimizer: Adam, wd: 0, width: true, lr: 1}]", "is not allowed"),
-        ("entries: [{optimizer: Adam, wd: 0, rule: sgd}]", "multiple values for keyword argument 'rule'"),
+        (
+            "entries: [{optimizer: Adam, wd: 0, rule: sgd}]",
+            "rule is not allowed beside a name and wd, which say it: optimizer = 'Adam'",
+        ),
         ("entries: [{optimizer: Adam, wd: 0, dataset: ../../etc}]", "dataset = '../../etc' is not known"),
         ("entries: !!python/object/apply:os.system ['touch exploded']", "is not YAML"),
         ("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]", "and nothing else"),
