@@ -167,6 +167,14 @@ def test_holm_corrects_within_a_family():
     assert table["p"].tolist() == pytest.approx([p4, 2 * p9, p4])
 
 
+@pytest.mark.parametrize(
+    "figures", [(1, 19, 24, 29, 34, 39), (3, 20, 25, 30, 35, 40), (10, 23, 28, 33, 38, 43)]
+)
+def test_a_figure_of_the_main_text_and_its_five_counterparts_are_one_family(figures):
+    items = {f"Figure {n}" for n in figures}
+    assert claims.CLAIMS.loc[claims.CLAIMS["item"].isin(items), "family"].nunique() == 1
+
+
 def test_a_store_without_runs_has_only_lines_that_were_not_run():
     table = scoreboard.board()
     assert len(table) == len(claims.CLAIMS) and set(table["verdict"]) == {"not run"}

@@ -124,6 +124,12 @@ def test_the_bound_is_a_factor_of_two_slow_where_it_holds():
         assert (alpha[100:] <= theory.theorem31_bound(lr, wd, beta, t)[100:]).all()
 
 
+def test_without_momentum_the_bound_is_the_law_of_nc0():
+    """Where the theorem's exponent is infinite: a step multiplies NC0, and so the bound, by 1 - lr wd."""
+    bound = theory.theorem31_bound(0.1, 0.5, 0, 3)
+    assert bound == pytest.approx(0.95 ** np.arange(4), rel=1e-12)
+
+
 def test_under_damped_the_exponential_is_37_orders_of_magnitude_off():
     lr, wd, beta, t = 0.1, 0.01, 0.98, 3000
     assert 2 * wd / np.log(1 / beta) < 1  # inside the theorem's hypotheses
