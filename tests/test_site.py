@@ -50,6 +50,12 @@ def test_the_footer_and_the_address(heard, repository, base):
     assert config.html_baseurl == config.ogp_site_url == base
 
 
+def test_one_page_draws_what_the_pages_do(heard):
+    registry = SimpleNamespace(translation_handlers={"html": {"a": 1, "b": 2}, "singlehtml": {"b": 3}})
+    heard["builder-inited"](SimpleNamespace(registry=registry))
+    assert registry.translation_handlers["singlehtml"] == {"a": 1, "b": 3}
+
+
 @pytest.mark.parametrize("base", ["", "https://someone.github.io/a-book/"])
 def test_what_a_host_needs(heard, base, tmp_path):
     app = SimpleNamespace(

@@ -49,6 +49,7 @@ def setup(app) -> dict:
             "chapters are kept without outputs: `make book` runs them and builds the book in _build/"
         )
     app.connect("config-inited", _about)
+    app.connect("builder-inited", _one_page_draws_all)
     app.connect("build-finished", _beside_the_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -68,6 +69,14 @@ def _about(app, config) -> None:
     if github and repository != _NOT_OURS:
         config.html_baseurl = config.html_baseurl or f"https://{github[1].lower()}.github.io/{github[2]}/"
     config.ogp_site_url = config.html_baseurl
+
+
+def _one_page_draws_all(app) -> None:
+    """Once one extension names how its nodes are drawn in singlehtml, as sphinx-exercise does, Sphinx passes over what others
+    have said of html."""
+    handlers = app.registry.translation_handlers
+    if "singlehtml" in handlers:
+        handlers["singlehtml"] = handlers.get("html", {}) | handlers["singlehtml"]
 
 
 def _beside_the_pages(app, error) -> None:
