@@ -18,14 +18,17 @@ from ncutils.book.site import chromium
 FOOTER = '<div style="font-size: 8px; width: 100%; text-align: center"><span class="pageNumber"></span></div>'
 STYLE = """
 @page { size: A4; margin: 18mm 16mm 20mm }
-.bd-header, .bd-sidebar, .bd-header-article, .bd-footer, .bd-footer-article, .headerlink, #pst-skip-link, .pst-scrollable-table-container > button { display: none !important }
+#jb-print-docs-body, .bd-header, .bd-sidebar, .bd-header-article, .bd-footer, .bd-footer-article, .headerlink, #pst-skip-link, .pst-scrollable-table-container > button { display: none !important }
 .cover { break-after: page; padding-top: 30vh; text-align: center }
 .cover h1 { font-size: 2rem }
 .contents { break-after: page }
 .contents p { display: flex; margin: 0.15rem 0; gap: 0.5rem }
 .contents p.inner { margin-left: 1.5rem; font-size: 0.9rem }
 .contents a { flex: 1; color: inherit; text-decoration: none }
-section > h1 { break-before: page }
+section > h1, span[id^="document-"] + section { break-before: page }
+h1, h2, h3, h4 { break-after: avoid; break-inside: avoid }
+table.dataframe { white-space: normal !important; font-size: 60% !important }
+.cell_output, .cell_output .output { overflow: visible !important }
 """
 # cover and contents: [id, title, level, page or ""] each
 FRONT = """([entries, about]) => {
