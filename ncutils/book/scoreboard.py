@@ -63,10 +63,7 @@ def write(project: Path) -> None:
         "\n\n".join([counts, _statements(table), "## How a verdict is reached", rule(), _filters(stored)]),
     )
     sentences = verdict(table)
-    _put(
-        project / "chapters/verdict.md",
-        "\n\n".join(f"## {i}. {short}\n\n{s}" for i, (short, s) in enumerate(sentences.items(), 1)),
-    )
+    _put(project / "chapters/verdict.md", "\n\n".join(f"## {short}\n\n{s}" for short, s in sentences.items()))
     short = "\n".join(f"- {name}." for name in list(sentences)[:4])  # the counts say the other two
     again = claims.look(claims.table1_at_its_width, stored)
     if again.statements:
