@@ -117,7 +117,7 @@ class Measurement(dict):
 
     def pairs(self, kernel: str | Callable = "cosine", exponent: float = 1.0) -> pd.DataFrame:
         """A value for each pair of classes [K, K], nan on the diagonal: "cosine" or "inner", the product of m_k and m_l; "cdnv",
-        of which `cdnv` is the mean, with its `exponent`; or a kernel of `pair_statistics`.
+        of which `cdnv` is the mean, with its `exponent`; or a kernel of `pair_statistics`. ValueError for another name.
         """
         every = torch.arange(len(self.means))
         centred = self.means - self.means.mean(0)
@@ -128,7 +128,7 @@ class Measurement(dict):
             of = unit if kernel == "cosine" else centred
             values = of @ of.T
         else:
-            values = _kernel(kernel, self.means.shape[1])(_distances(unit, every))
+            values = _kernel(kernel, self.means.shape[1], "cosine", "inner", "cdnv")(_distances(unit, every))
         values.fill_diagonal_(math.nan)
         return pd.DataFrame(values.numpy(), self.classes.index, self.classes.index)
 
@@ -279,14 +279,17 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
     return float(mean), float(squares / n)
 
 
-def _kernel(kernel, p: int) -> Callable:
+def _kernel(kernel, p: int, *also: str) -> Callable:
+    """A kernel of `pair_statistics` by name; `also` are names that the caller takes, too."""
     kernels = {
         "dist": lambda d: d,
         "log": lambda d: -d.log(),
         "riesz": lambda d: math.copysign(1, p - 2) * d ** (2 - p),
     }
     if not callable(kernel) and kernel not in kernels:
-        raise ValueError(f"kernel = {kernel!r} is not allowed: use {', '.join(kernels)}, or a function")
+        raise ValueError(
+            f"kernel = {kernel!r} is not allowed: use {', '.join([*also, *kernels])}, or a function"
+        )
     return kernel if callable(kernel) else kernels[kernel]
 
 

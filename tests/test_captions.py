@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -172,3 +174,19 @@ def test_lines_are_named_at_their_ends_in_their_order_and_apart(ends):
     to_axes = axis.transData + axis.transAxes.inverted()
     if len(set(ends)) == 6 and min(ends) == 1:  # room for all where they end
         assert heights == pytest.approx([min(to_axes.transform((1, y))[1], 0.94) for y in sorted(ends)])
+
+
+def test_nothing_is_named_where_no_line_has_a_value():
+    figure, axis = plt.subplots()
+    axis.plot([0, 1], [np.nan, np.nan], label="Adam")
+    style.name_lines(axis)
+    plt.close(figure)
+    assert not axis.texts
+
+
+def test_classes_have_the_same_colours_in_pictures_and_explorers():
+    source = Path(style.__file__).with_name("widgets") / "geometry.js"
+    (listed,) = re.findall(r"^const CLASS = (.*)$", source.read_text("utf-8"), re.MULTILINE)
+    assert json.loads(listed) == style.CLASSES
+    grounds = ("#ffffff", style.DARK)
+    assert all(style.contrast(c, ground) >= 3 for c in style.CLASSES for ground in grounds)

@@ -161,7 +161,9 @@ def test_values_of_pairs_have_the_metrics_for_means_and_each_its_definition():
         assert found.pairs(kernel).stack().mean() == pytest.approx(mean, rel=1e-10)
         assert found.pairs(kernel).stack().var(ddof=0) == pytest.approx(variance, rel=1e-8)
     assert found.pairs("dist").loc[0, 1] == pytest.approx(np.linalg.norm(unit[0] - unit[1]), rel=1e-12)
-    with pytest.raises(ValueError, match="kernel = 'angle' is not allowed: use "):
+    with pytest.raises(
+        ValueError, match="kernel = 'angle' is not allowed: use cosine, inner, cdnv, dist, log, riesz, or"
+    ):
         found.pairs("angle")
 
 

@@ -10,7 +10,6 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from sklearn.isotonic import isotonic_regression
 
 from ncutils.optimizers import OPTIMIZERS
 
@@ -155,6 +154,8 @@ def log_scale(axis: plt.Axes) -> None:
 def name_lines(axis: plt.Axes, gap: float = 0.06) -> None:
     """Names each line at its right end, in its colour. Names that would lie on each other are moved apart, each as little as may
     be: least squares under an order. Limits and scale must be the final ones; `gap` is a share of the axis' height."""
+    from sklearn.isotonic import isotonic_regression  # a second of import
+
     low, high = axis.get_ylim()
     ends = []
     for line in axis.lines:
@@ -162,6 +163,8 @@ def name_lines(axis: plt.Axes, gap: float = 0.06) -> None:
         known = np.flatnonzero(np.isfinite(y))
         if not line.get_label().startswith("_") and len(known):
             ends.append((np.clip(y[known[-1]], low, high), x[known[-1]], line))
+    if not ends:
+        return
     ends.sort(key=lambda end: end[0])
     to_axes = axis.transData + axis.transAxes.inverted()
     heights = [to_axes.transform((x, y))[1] for y, x, _ in ends]
