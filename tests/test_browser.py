@@ -451,6 +451,17 @@ def test_a_figure_takes_the_colours_of_the_page(browser, book):
     assert colours["dark"][1] == f"rgb({red}, {green}, {blue})"  # on which colours are chosen
 
 
+@pytest.mark.parametrize("page", ["02_weight_decay", "12_regression"])
+def test_a_chart_stands_on_the_ground_of_a_dark_page(browser, book, page):
+    """The theme puts what it does not know on a light ground there, on which light words are lost."""
+    tab, _ = opened(browser, book, f"chapters/{page}", color_scheme="dark")
+    grounds = """e => { const found = []; for (; e && e != document.body; e = e.parentElement) found.push(getComputedStyle(e).backgroundColor)
+      return found.find(colour => !/, 0\\)$/.test(colour)) ?? getComputedStyle(document.body).backgroundColor }"""
+    ground = tab.locator(".vega-embed").first.evaluate(grounds)
+    assert ground == tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.close()
+
+
 def test_search_finds(browser, book):
     tab, wrong = opened(browser, book, "search")
     tab.goto((book / "search.html").as_uri() + "?q=underflows")

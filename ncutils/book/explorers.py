@@ -192,11 +192,12 @@ class Runs(Explorer):
 def runs(groups: Groups, key: str, figure: plt.Figure | None = None) -> Runs:
     """The widget of labelled runs, Adam and AdamW at their smallest NC3 to begin with. `key` names it in the page's address.
 
-    Of more than 100 runs the last layer is kept at every second measured epoch, so that a page can carry them.
+    Of more than 100 runs the last layer is kept at every second measured epoch, of more than 400 at every third, so that a
+    page can carry them.
     """
     groups = analysis.with_gauge_fixed(groups)
     found = {h.run: h for histories in groups.values() for h in histories}
-    every = 1 if len(found) <= 100 else 2
+    every = 1 + (len(found) > 100) + (len(found) > 400)
     rows = {run.hash: _stored(h, every) for run, h in found.items()}
     best = {name: h.run.hash for name, h in analysis.best(groups).items()}
     start = [best.get(name, next(iter(rows))) for name in ("Adam", "AdamW")]
