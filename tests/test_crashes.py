@@ -113,7 +113,7 @@ def same(a, b):
     assert np.array_equal(a.grams, b.grams) and a.run == b.run
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=300):
     deadline = time.time() + seconds
     while not condition() and time.time() < deadline:
         time.sleep(0.02)
@@ -211,10 +211,10 @@ def test_a_lost_ray_node_loses_no_run_and_a_checkpoint_is_used(tmp_path, monkeyp
             wait_until(lambda: len(list(Store().folder.glob("*.parquet"))) >= 2)
             cluster.remove_node(node, allow_graceful=False)
 
-        thief = threading.Thread(target=lose_the_node)
-        thief.start()
-        histories = train_all(runs, device="cpu", ray=cluster.address)
-        thief.join()
+        with ThreadPoolExecutor() as pool:
+            thief = pool.submit(lose_the_node)
+            histories = train_all(runs, device="cpu", ray=cluster.address)
+            thief.result()  # raises where no node was lost
     finally:
         cluster.shutdown()
     assert [h.run for h in histories] == runs and sorted(stored_files()) == sorted(run.hash for run in runs)
