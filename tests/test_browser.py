@@ -14,6 +14,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 
 from ncutils.book import style
 from tests.conftest import SOAK
@@ -164,6 +165,26 @@ def test_a_page_weighs_at_most_a_megabyte_as_a_server_sends_it(browser, book, pa
             heavy.append((page, weight, sorted(files, key=packed)[-3:]))
         tab.close()
     assert not heavy
+
+
+ICONS = """() => [...document.querySelectorAll("*")].flatMap(e => ["::before", "::after"].map(which => getComputedStyle(e, which)))
+  .filter(style => style.fontFamily.includes("Font Awesome"))
+  .map(style => [style.fontFamily, style.fontWeight, style.content.replaceAll('"', "")])"""
+
+
+def test_every_icon_of_a_page_is_in_the_font_that_was_cut_to_those_in_use(browser, book, pages):
+    found, missing = set(), []
+    fonts = {p.stem: TTFont(p).getBestCmap() for p in book.glob("_static/vendor/fontawesome/webfonts/*.ttf")}
+    for page in (*SHOWN, "search", "chapters/12_regression"):
+        tab, _ = opened(browser, book, page)
+        for family, weight, icon in tab.evaluate(ICONS):
+            font = "fa-solid-900" if int(weight) > 400 else "fa-regular-400"
+            font = "fa-brands-400" if "Brands" in family else font
+            found.add(icon)
+            if len(icon) == 1 and ord(icon) not in fonts[font]:
+                missing.append((page, font, hex(ord(icon))))
+        tab.close()
+    assert len(found) > 10 and not missing
 
 
 def drawn(tab) -> str:

@@ -104,7 +104,10 @@ def text_of(path):
 def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path):
     (tmp_path / "grid.yaml").write_text(GRID)
     (tmp_path / "interventions.yaml").write_text(INTERVENTIONS)
-    small = SMALL | {"epochs_before": 12, "image_size": 16, "grid": tmp_path / "grid.yaml", "train": True}
+    small = SMALL | {"epochs_before": 12, "n_train": 400, "image_size": 16, "train": True}
+    small["grid"] = tmp_path / "grid.yaml"
+    if chapter.stem == "16_imagenet":
+        small["n_train"] = 100  # of fifty layers
     small["interventions"] = tmp_path / "interventions.yaml"
     small = {name: value for name, value in small.items() if name in declared(chapter)}
     done = papermill(chapter, tmp_path / "out.ipynb", **small)
@@ -353,7 +356,7 @@ PAPERS = ["01_neural_collapse", "03_adamw", "05_interpolation", "06_theorem_3_1"
 @pytest.mark.parametrize("chapter", PAPERS)
 def test_paper_profile_trains_what_was_released(chapter, tmp_path, real_data):
     """The paper profile, made small: each run that it trains has the released network, images and first seed."""
-    small = {"width": 4, "n_train": 300, "n_test": 100, "epochs": 12, "epochs_before": 6}
+    small = {"width": 4, "n_train": 128, "n_test": 100, "epochs": 12, "epochs_before": 6}
     small = {
         name: value for name, value in small.items() if name in declared(ROOT / f"chapters/{chapter}.ipynb")
     }

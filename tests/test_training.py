@@ -147,9 +147,8 @@ def test_training_leaves_global_state_alone(fields):
 @pytest.mark.parametrize("arch", ["resnet9", "vgg9", "mlp", "vit"])
 def test_every_optimizer_learns_with_every_network(arch, optimizer):
     lr = 0.1 if optimizer.startswith("SGD") else 0.003
-    run = Run.named(
-        optimizer, 5e-4, arch=arch, lr=lr, epochs=15, width=8, dataset="separable", measure="ends"
-    )
+    fields = {"dataset": "separable", "n_train": 400, "epochs": 15, "width": 8, "measure": "ends"}
+    run = Run.named(optimizer, 5e-4, arch=arch, lr=lr, **fields)
     history = train(run)
     assert history.final["train_acc"] > 0.9 and not history.diverged
 

@@ -100,6 +100,7 @@ def _beside_the_pages(app, error) -> None:
 def _slim(out: Path) -> None:
     """Removes static files that no page needs, the theme's second set of icons (1.5 MB a page; its styles have a font of them)
     among them; takes from the notebooks to download what their pages hold beside pictures."""
+    _cut_the_font_of_icons(out)
     for path in out.rglob("*.html"):
         page = path.read_text("utf-8")
         if (lighter := _ICONS.sub("", page)) != page:
@@ -114,3 +115,29 @@ def _slim(out: Path) -> None:
         for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
             output.get("metadata", {}).get("figure", {}).pop("numbers", None)
         path.write_text(json.dumps(notebook, ensure_ascii=False), "utf-8")
+
+
+def _cut_the_font_of_icons(out: Path) -> None:
+    """The theme's icons are fonts of hundreds (156 kB a page); of these stay what a page, a script or a style names."""
+    from fontTools.subset import Subsetter
+    from fontTools.ttLib import TTFont
+
+    styles = {path: path.read_text("utf-8") for path in out.rglob("*.css")}
+    rules = re.findall(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\(\w+)"', "".join(styles.values()))
+    codes = {name: code for names, code in rules for name in re.findall(r"fa-[\w-]+", names)}
+    text = "".join(path.read_text("utf-8") for path in (*out.rglob("*.html"), *out.glob("_static/**/*.js")))
+    named = [codes[name] for name in set(re.findall(r"fa-[\w-]+", text)) & set(codes)]
+    for path, style in styles.items():
+        used = re.sub(r'(\.fa-[\w-]+:before,?)+\{content:"[^"]+"', "", style)
+        named += re.findall(r'"\\([ef]\w{3})"', used) + [
+            f"{ord(c):x}" for c in re.findall("[\ue000-\uf8ff]", used)
+        ]
+        lighter = re.sub(r'url\([^)]*/fa-[^)]*\.woff2\) format\("woff2"\),', "", style)
+        if lighter != style:
+            path.write_text(lighter, "utf-8")
+    for path in out.glob("_static/vendor/fontawesome/webfonts/*.ttf"):
+        font, subsetter = TTFont(path), Subsetter()
+        subsetter.populate(unicodes=[int(code, 16) for code in named])
+        subsetter.subset(font)
+        font.save(path)
+        path.with_suffix(".woff2").unlink(missing_ok=True)
