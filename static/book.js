@@ -67,3 +67,6 @@ addEventListener("DOMContentLoaded", () => {
     fold.parentElement.remove()
   }
 })
+
+// Search shows a line of each page that it finds; but a page opened from disk may not read its neighbours.
+if (location.protocol == "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false

@@ -128,6 +128,10 @@ def test_the_site_is_at_home_under_a_subpath(browser, book):
         tab, wrong = opened(browser, book, "search", address)
         tab.goto(f"{address}search.html?q=underflows")
         tab.get_by_role("link", name=re.compile("Theorem 3.3")).first.wait_for(timeout=10_000)
+        excerpt = tab.locator(
+            "#search-results .context", has_text="underflows"
+        )  # a server's pages may be read
+        excerpt.first.wait_for(timeout=10_000)
         assert not wrong
         tab.close()
         server.shutdown()
@@ -415,6 +419,25 @@ def test_what_sets_a_page_up_is_one_line(browser, book):
     shown = tab.locator("details.above-input").first.inner_text()
     assert "lr_sgd" in shown and 'profile = "quick"' in shown and "import" in shown
     assert not wrong
+    tab.close()
+
+
+def test_on_paper_nothing_asks_to_be_pressed_and_code_is_whole(browser, book, pages):
+    tab = browser.new_page(viewport={"width": 794, "height": 1123})  # A4 at 96 dots an inch
+    tab.emulate_media(media="print")
+    for page in pages if SOAK else (*SHOWN, "chapters/02_weight_decay", "chapters/26_playground"):
+        tab.goto((book / f"{page}.html").as_uri())
+        tab.wait_for_function(READY)
+        pressed = "button, input:not([inputmode], [type=number]), details.hide > summary"
+        seen = (
+            tab.locator("main")
+            .locator(pressed)
+            .evaluate_all("all => all.filter(e => e.getClientRects().length).map(e => e.outerHTML)")
+        )
+        cut = tab.locator("main pre").evaluate_all(
+            "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+        )
+        assert not seen and not cut, (page, seen, cut)
     tab.close()
 
 
