@@ -69,4 +69,5 @@ addEventListener("DOMContentLoaded", () => {
 })
 
 // Search shows a line of each page that it finds; but a page opened from disk may not read its neighbours.
-if (location.protocol == "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false
+if (location.protocol == "file:" && typeof DOCUMENTATION_OPTIONS == "object")
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false

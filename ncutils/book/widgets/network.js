@@ -95,12 +95,23 @@ function engine() {
   // Outputs of each layer [n, outputs], before the last one's softmax
   function forward(net, input, n) {
     return net.layers.map(({W, b, inputs, outputs}, l) => {
-      const out = new Float64Array(n * outputs), last = l == net.layers.length - 1
-      for (let s = 0; s < n; s++)
-        for (let o = 0; o < outputs; o++) {
-          const sum = b[o] + product(W, o * inputs, input, s * inputs, inputs)
-          out[s * outputs + o] = last || sum > 0 ? sum : 0
+      const out = new Float64Array(n * outputs)
+      for (let o = 0; o < outputs; o++) {
+        let s = 0
+        for (; s + 4 <= n; s += 4) { // W is read once for four samples
+          let at = s * outputs + o, s0 = b[o], s1 = s0, s2 = s0, s3 = s0
+          for (let i = o * inputs, end = i + inputs, j = s * inputs; i < end; i++, j++) {
+            const w = W[i]
+            s0 += w * input[j]
+            s1 += w * input[j + inputs]
+            s2 += w * input[j + 2 * inputs]
+            s3 += w * input[j + 3 * inputs]
+          }
+          [out[at], out[at + outputs], out[at + 2 * outputs], out[at + 3 * outputs]] = [s0, s1, s2, s3]
         }
+        for (; s < n; s++) out[s * outputs + o] = b[o] + product(W, o * inputs, input, s * inputs, inputs)
+      }
+      if (l < net.layers.length - 1) for (let i = 0; i < out.length; i++) if (!(out[i] > 0)) out[i] = 0
       return (input = out)
     })
   }
