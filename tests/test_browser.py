@@ -55,7 +55,7 @@ def pages(book):
         for p in book.rglob("*.html")
         if "_static" not in p.parts
     ]
-    return sorted(set(found) - {"index", "genindex", "py-modindex", "proof-index", "search", "404"})
+    return sorted(set(found) - {"index", "genindex", "search", "404"})
 
 
 def opened(browser, book, page, address=None, **options):
@@ -354,8 +354,10 @@ def test_no_serious_fault_keeps_anyone_out(browser, book, pages, axe):
         "03_adamw",
         "04_explore",
         "12_regression",
+        "08_theorem_3_4",
         "14_six_settings",
         "26_playground",
+        "references",
     )
     run = "axe.run(document, {resultTypes: ['violations']})"
     bad = []

@@ -31,6 +31,7 @@ UNUSED = (
     "mathjax/sre/mathmaps/[!ben]*.json",  # speech in other languages than English, "base" and "nemeth"
     "scripts/fontawesome.js*",
 )
+_NO_LIST = '<div role="list" class'  # docutils' of citations, whose children are no items of a list
 _ICONS = re.compile(r"<script[^>]*scripts/fontawesome\.js[^>]*></script>")
 
 
@@ -99,12 +100,14 @@ def _beside_the_pages(app, error) -> None:
 
 def _slim(out: Path) -> None:
     """Removes static files that no page needs, the theme's second set of icons (1.5 MB a page; its styles have a font of them)
-    among them; takes from the notebooks to download what their pages hold beside pictures."""
+    among them, and what docutils wrongly calls a list; takes from the notebooks to download what their pages hold beside
+    pictures."""
     _cut_the_font_of_icons(out)
     for path in out.rglob("*.html"):
         page = path.read_text("utf-8")
-        if (lighter := _ICONS.sub("", page)) != page:
-            path.write_text(lighter, "utf-8")
+        mended = _ICONS.sub("", page).replace(_NO_LIST, "<div class")
+        if mended != page:
+            path.write_text(mended, "utf-8")
     for pattern in UNUSED:
         for file in (out / "_static").glob(pattern):
             if file.is_file():
