@@ -18,7 +18,8 @@ from ncutils.files import project_folder
 if __name__ == "__main__":
     here, failed = Path(__file__).parent, []
     known = project_folder("results/bench.json")
-    found = json.loads(known.read_text("utf-8"))["rows"] if len(sys.argv) > 1 else []
+    before = json.loads(known.read_text("utf-8")) if sys.argv[1:] else {"rows": []}
+    found = before["rows"]
     for script in sorted(here.glob("*.py")):
         asked = not sys.argv[1:] or script.name in sys.argv
         if not asked or "\n    main(rows)\n" not in script.read_text("utf-8"):
@@ -34,11 +35,14 @@ if __name__ == "__main__":
     print(f"{machine()}; medians of {PAIRS} pairs")
     print(table(found))
     git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    if sys.argv[1:]:  # the other rows are of the commit that they were
+        commit = f"{before['commit']}, of {' and '.join(sys.argv[1:])} {commit}"
     kept = {
         "machine": machine(),
         "pairs": PAIRS,
         "date": datetime.date.today().isoformat(),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "commit": commit,
         "rows": found,
     }
     if failed:
