@@ -6,7 +6,6 @@ Where NCUTILS_PEER names a checkout of rhubarbwu/neural-collapse, the library th
 """
 
 import functools
-import importlib
 import os
 import sys
 
@@ -40,9 +39,8 @@ def usual(features, labels, weight):
 
 def peers(features, labels, weight):
     """The library that the paper used, in the same batches: its accumulators of means, covariance and decisions."""
-    accumulate, measure = (
-        importlib.import_module(f"neural_collapse.{name}") for name in ("accumulate", "measure")
-    )
+    from neural_collapse import accumulate, measure
+
     batches, shape = list(zip(features.split(4096), labels.split(4096))), weight.shape
     of_means = accumulate.MeanAccumulator(*shape)
     for h, y in batches:
