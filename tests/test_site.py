@@ -52,8 +52,15 @@ def test_the_footer_and_the_address(heard, repository, base):
 
 def test_one_page_draws_what_the_pages_do(heard):
     registry = SimpleNamespace(translation_handlers={"html": {"a": 1, "b": 2}, "singlehtml": {"b": 3}})
-    heard["builder-inited"](SimpleNamespace(registry=registry))
+    builder = SimpleNamespace(name="singlehtml")
+    heard["builder-inited"](SimpleNamespace(registry=registry, builder=builder))
     assert registry.translation_handlers["singlehtml"] == {"a": 1, "b": 3}
+
+
+def test_latex_would_leave_the_figures_out(heard):
+    app = SimpleNamespace(builder=SimpleNamespace(name="latex"))
+    with pytest.raises(ExtensionError, match="`make pdf` prints the book"):
+        heard["builder-inited"](app)
 
 
 @pytest.mark.parametrize("base", ["", "https://someone.github.io/a-book/"])
