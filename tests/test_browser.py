@@ -128,9 +128,8 @@ def test_the_site_is_at_home_under_a_subpath(browser, book):
         tab, wrong = opened(browser, book, "search", address)
         tab.goto(f"{address}search.html?q=underflows")
         tab.get_by_role("link", name=re.compile("Theorem 3.3")).first.wait_for(timeout=10_000)
-        excerpt = tab.locator(
-            "#search-results .context", has_text="underflows"
-        )  # a server's pages may be read
+        # a server's pages may be read
+        excerpt = tab.locator("#search-results .context", has_text="underflows")
         excerpt.first.wait_for(timeout=10_000)
         assert not wrong
         tab.close()

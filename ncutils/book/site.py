@@ -50,7 +50,7 @@ def setup(app) -> dict:
             "chapters are kept without outputs: `make book` runs them and builds the book in _build/"
         )
     app.connect("config-inited", _about)
-    app.connect("builder-inited", _draws_all)
+    app.connect("builder-inited", _by_builder)
     app.connect("build-finished", _beside_the_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -72,8 +72,8 @@ def _about(app, config) -> None:
     config.ogp_site_url = config.html_baseurl
 
 
-def _draws_all(app) -> None:
-    """Refuses LaTeX, which would leave the figures out. Once one extension names how its nodes are drawn in singlehtml, as
+def _by_builder(app) -> None:
+    """LaTeX is refused, since it would leave the figures out. Once one extension names how its nodes are drawn in singlehtml, as
     sphinx-exercise does, Sphinx passes over what others have said of html."""
     if app.builder.name == "latex":
         from sphinx.errors import ExtensionError
