@@ -3,13 +3,16 @@
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
 
+import pydata_sphinx_theme
 import pytest
+from fontTools.ttLib import TTFont
 from pypdf import PdfReader
 from sphinx.errors import ExtensionError
 
@@ -61,6 +64,30 @@ def test_latex_would_leave_the_figures_out(heard):
     app = SimpleNamespace(builder=SimpleNamespace(name="latex"))
     with pytest.raises(ExtensionError, match="`make pdf` prints the book"):
         heard["builder-inited"](app)
+
+
+def test_an_icon_that_comes_with_a_later_build_is_in_the_font(heard, tmp_path):
+    font = tmp_path / "_static" / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.ttf"
+    font.parent.mkdir(parents=True)
+    shutil.copy(
+        Path(pydata_sphinx_theme.__file__).parent
+        / "theme/pydata_sphinx_theme/static"
+        / font.relative_to(tmp_path / "_static"),
+        font,
+    )
+    whole = font.stat().st_size
+    style = '.fa-sun:before{content:"\\f185"}.fa-house:before,.fa-home:before{content:"\\f015"}'
+    (tmp_path / "a.css").write_text(style, encoding="ascii")
+    app = SimpleNamespace(
+        builder=SimpleNamespace(name="html"), outdir=tmp_path, config=SimpleNamespace(html_baseurl="")
+    )
+    for icons in (["sun"], ["sun", "home"], ["home"]):
+        (tmp_path / "a.html").write_text(" ".join(f"<i class='fa-{i}'></i>" for i in icons), encoding="ascii")
+        heard["build-finished"](app, None)
+        kept = TTFont(font).getBestCmap().keys() & {0xF185, 0xF015, 0xF002}
+        assert (
+            kept == {{"sun": 0xF185, "home": 0xF015}[i] for i in icons} and font.stat().st_size < whole / 50
+        )
 
 
 @pytest.mark.parametrize("base", ["", "https://someone.github.io/a-book/"])

@@ -126,9 +126,11 @@ def _slim(out: Path) -> None:
 
 def _cut_the_font_of_icons(out: Path) -> None:
     """The theme's icons are fonts of hundreds (156 kB a page); of these stay what a page, a script or a style names."""
+    import pydata_sphinx_theme
     from fontTools.subset import Subsetter
     from fontTools.ttLib import TTFont
 
+    theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
     styles = {path: path.read_text("utf-8") for path in out.rglob("*.css")}
     rules = re.findall(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\(\w+)"', "".join(styles.values()))
     codes = {name: code for names, code in rules for name in re.findall(r"fa-[\w-]+", names)}
@@ -143,7 +145,8 @@ def _cut_the_font_of_icons(out: Path) -> None:
         if lighter != style:
             path.write_text(lighter, "utf-8")
     for path in out.glob("_static/vendor/fontawesome/webfonts/*.ttf"):
-        font, subsetter = TTFont(path), Subsetter()
+        # the theme's own: Sphinx may have left the one that an earlier build has cut
+        font, subsetter = TTFont(theme / path.relative_to(out / "_static")), Subsetter()
         subsetter.populate(unicodes=[int(code, 16) for code in named])
         subsetter.subset(font)
         font.save(path)
