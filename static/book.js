@@ -68,6 +68,24 @@ addEventListener("DOMContentLoaded", () => {
   }
 })
 
+// On a phone a table of words that is wider than the page stands value by value, each after its column's name.
+addEventListener("DOMContentLoaded", () => {
+  const tables = document.querySelectorAll("main table.table")
+  for (const table of tables) {
+    const names = [...table.querySelectorAll("thead th")].map(({textContent: name}) => (name.endsWith("?") ? name : `${name}:`))
+    for (const row of table.querySelectorAll("tbody tr"))
+      [...row.cells].forEach((cell, i) => (cell.dataset.column = names[i]))
+  }
+  const stack = () => {
+    for (const table of tables) {
+      table.classList.remove("stacked")
+      table.classList.toggle("stacked", innerWidth < 600 && table.scrollWidth > table.parentElement.clientWidth)
+    }
+  }
+  addEventListener("resize", stack)
+  stack()
+})
+
 // Search shows a line of each page that it finds; but a page opened from disk may not read its neighbours.
 if (location.protocol == "file:" && typeof DOCUMENTATION_OPTIONS == "object")
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false

@@ -475,6 +475,24 @@ def test_the_scoreboard_is_filtered(browser, book):
     tab.close()
 
 
+def test_a_table_of_words_fits_a_phone_value_by_value(browser, book, pages):
+    wide = "all => all.filter(t => t.offsetParent && t.scrollWidth > t.parentElement.clientWidth).length"
+    for page in pages:
+        tab, _ = opened(browser, book, page, viewport=PHONE)
+        assert not tab.locator("main table.table").evaluate_all(wide), page
+        tab.close()
+    tab, _ = opened(browser, book, "chapters/verdict", viewport=PHONE)
+    first = tab.locator("table.stacked tbody tr").first
+    values, names = (first.locator("td").all_inner_texts(), tab.locator("thead").first.locator("th"))
+    after = "e => getComputedStyle(e, '::before').content"
+    shown = [cell.evaluate(after) for cell in first.locator("td").all()]
+    assert shown == ["none", *(f'"{name}: "' for name in names.all_text_contents()[1:])], shown
+    assert values[2] in ("supported", "not decided") and not names.first.is_visible()
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    assert names.first.is_visible() and not tab.locator("table.stacked").count()
+    tab.close()
+
+
 def test_the_first_screen_has_a_sentence_three_facts_and_three_ways_on(browser, book):
     tab, _ = opened(browser, book, "chapters/intro", viewport={"width": 1280, "height": 900})
     seen = "all => all.filter(e => { const b = e.getBoundingClientRect(); return b.height && b.bottom < innerHeight }).length"
