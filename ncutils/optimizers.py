@@ -136,7 +136,7 @@ def check_rule(rule: str, options: tuple, momentum: float) -> None:
     if rule in RULES:
         allowed = _OPTIONS.get(rule, tuple(settings)[6:])
     else:
-        allowed = tuple(name for name in settings if name not in ("self", "params", "kwargs", *_GIVEN))
+        allowed = tuple(name for name in settings if name not in ("params", "kwargs", *_GIVEN))
         if momentum and not {"momentum", "betas"} & {*settings}:
             raise ValueError(
                 f"momentum = {momentum!r} is not allowed: rule {rule!r} has none, so it must be 0"

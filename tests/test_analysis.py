@@ -1,5 +1,7 @@
 """Numbers from stored runs: pairs, rank correlations, regression, against hand-made runs and independent computations."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +36,13 @@ def test_pairs_compare_with_the_largest_decay_not_above():
     assert analysis.pairs(*same_step, "nc0") == (0, 0)
     other_seed = [history("AdamW", 0.5, 9, seed=1)]
     assert analysis.pairs(coupled, other_seed, "nc0") == (0, 0)
+    tied = [
+        history("AdamW", wd, nc0) for wd, nc0 in ((0.05, 1.0), (0.5, 0.6))
+    ]  # 0.05 meets 0.01: as high, not higher
+    assert analysis.pairs(coupled, tied, "nc0") == (1, 2)
+    words, shares = analysis.pairs_in_words({"Adam": coupled, "AdamW": tied}, "AdamW", ("nc0", "nc3"))
+    assert words == "AdamW above Adam in NC0 in 1 of 2, NC3 in 0 of 2 pairs" and shares == [0.5, 0.0]
+    assert analysis.pairs_in_words({"Adam": coupled, "AdamW": []}, "AdamW", ("nc0",))[1] == [0.0]
     # with another filter: 5 meets the run that the paper's drops; where all must be 100 %, it does not
     assert analysis.paired(failed, decoupled, "nc0", least=0.9)["wd_coupled"].max() == 1
     assert analysis.paired(failed, decoupled, "nc0", least=1.0)["wd_coupled"].max() == 0.1
@@ -52,7 +61,8 @@ def test_rank_correlation_is_spearmans_within_like_runs():
     assert found == pytest.approx(np.mean(expected)) and groups == 3
     by_momentum = [history("SGD", wd, 1 - m * wd, momentum=m) for wd in (0.1, 0.2) for m in (0, 0.5, 0.9)]
     assert analysis.rank_correlation(by_momentum, "nc0", "momentum") == (pytest.approx(-1), 2)
-    assert np.isnan(analysis.rank_correlation(by_momentum[:2], "nc0", "momentum")[0])
+    with warnings.catch_warnings(action="error"):
+        assert np.isnan(analysis.rank_correlation(by_momentum[:2], "nc0", "momentum")[0])
 
 
 def test_regression_is_least_squares():
@@ -80,7 +90,19 @@ def test_regression_is_least_squares():
         np.testing.assert_allclose(row[["beta", "se", "t", "p", "ci_low", "ci_high"]].astype(float), expected)
         assert row["r2"] == pytest.approx(fit.rvalue**2) and row["f"] == pytest.approx(row["t"] ** 2)
         assert row["r2_adj"] == pytest.approx(1 - (1 - fit.rvalue**2) * (n - 1) / (n - 2))
+        assert row["intercept"] == pytest.approx(fit.intercept)
     assert analysis.regression(runs[:2]).empty
+    # two at 0.001 are too few, three at 0.01 are not
+    assert [*analysis.regression([*runs[1:5:2], *runs[:6:2]]).index] == ["LR=0.01", "all"]
+
+
+def test_a_ratio_of_medians_is_one_of_medians_unless_asked_of_pairs():
+    found = pd.DataFrame({"like": range(5), "x_coupled": [1.0, 2, 4, 8, 16], "x": [8.0, 2, 4, 64, 1]})
+    assert analysis.ratio_of_medians(found, "x", resamples=50)[0] == pytest.approx(4 / 4)
+    assert analysis.ratio_of_medians(found, "x", pairwise=True, resamples=50)[0] == pytest.approx(1)
+    found["x"] = [8.0, 16, 4, 64, 128]  # medians 16 and 4; ratios 8, 8, 1, 8, 8
+    assert analysis.ratio_of_medians(found, "x", resamples=50)[0] == pytest.approx(4)
+    assert analysis.ratio_of_medians(found, "x", pairwise=True, resamples=50)[0] == pytest.approx(8)
 
 
 def test_best_and_valid_drop_what_fails_the_filter():
@@ -179,6 +201,9 @@ def test_the_table_has_a_row_a_run_and_label():
 def test_nothing_is_found_where_nothing_is_stored():
     assert analysis.pairs([], [], "nc0") == (0, 0) and analysis.best({}) == {}
     assert analysis.rank_correlation([], "nc0")[1] == 0 and analysis.regression([]).empty
+    some = analysis.paired([history("Adam", 0.1, 1)], [history("AdamW", 0.1, 1)], "nc0")
+    of_none = analysis.paired([], [], "nc0", "nc4_test")
+    assert of_none.empty and {*of_none} - {*some} == {"nc4_test", "nc4_test_coupled"} and {*some} < {*of_none}
 
 
 def test_decay_budget():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ncutils.models import mlp
-from ncutils.optimizers import NAMES, RULES, make_optimizer
+from ncutils.optimizers import NAMES, RULES, Signum, make_optimizer
 from ncutils.runs import Run
 from ncutils.store import Store, table
 from ncutils.training import train
@@ -52,6 +52,24 @@ def test_sgd_is_torchs(model, momentum):
     )
     got = trajectory(ours("sgd", momentum=momentum, coupled_wd=0.05), model)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_option_of_torchs_own_rules_reaches_them(model):
+    expected = trajectory(lambda p: torch.optim.SGD(p, LR[0], 0.9, nesterov=True, foreach=False), model)
+    got = trajectory(ours("sgd", momentum=0.9, options=[("nesterov", True)]), model)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-7)
+    assert not torch.allclose(got, trajectory(ours("sgd", momentum=0.9), model))
+    assert ours("adam", options=[("amsgrad", True)])(model.parameters()).defaults["amsgrad"]
+
+
+def test_the_rules_defaults_are_no_momentum_and_no_decay(model):
+    group = Signum(model.parameters(), 0.1).param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0, 0)
+    assert Signum(model.parameters(), 0.1, weight_decay=0.5).defaults["weight_decay"] == 0.5
+    assert (
+        ours("sgd")(model.parameters()).defaults["fused"]
+        and ours("adam")(model.parameters()).defaults["fused"]
+    )
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

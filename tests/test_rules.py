@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ncutils import census, theory, training
 from ncutils.models import mlp
-from ncutils.optimizers import RULES, find_rule, make_optimizer, set_lr
+from ncutils.optimizers import RULES, _tried, find_rule, make_optimizer, set_lr
 from ncutils.runs import Run, exact_law, lr_per_step
 from ncutils.store import Store
 from ncutils.training import train
@@ -44,6 +44,57 @@ QUICK = {
     "batch_size": 100,
     "measure": "every",
 }
+
+
+@pytest.mark.parametrize(("rule", "name"), [("rmsprop", "momentum"), ("lars", "momentum"), ("lion", "betas")])
+def test_a_rule_by_name_is_given_rate_and_momentum_and_no_decay_of_its_own(rule, name, model):
+    optimizer = make_optimizer(model.parameters(), rule, lr=0.5, momentum=0.7, coupled_wd=0.1)
+    (group,) = optimizer.param_groups
+    first = group[name][0] if name == "betas" else group[name]
+    assert (group["lr"], first, group["weight_decay"], group["coupled_wd"]) == (0.5, 0.7, 0, 0.1)
+    assert (
+        optimizer.defaults["weight_decay"] == 0
+        and optimizer.defaults["lr"] == 0.5
+        and "use_muon" not in group
+    )
+
+
+def test_a_rule_is_tried_on_its_gradients_with_what_was_asked():
+    """Ten steps from seeded weights along seeded gradients, and another momentum or option goes elsewhere."""
+    start = _tried("sgd", (), 0.0, 0)
+    assert torch.equal(start, _tried("sgd", (), 0.0, 1)) and start.numel() == 6 * 4 * 9 + 6 + 18
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 4, 3, 3), (6,), (3, 6))
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    for _ in range(10):
+        for value, shape in zip(values, shapes):
+            value -= 0.01 * torch.randn(shape, generator=generator)
+    torch.testing.assert_close(start, torch.cat([value.flatten() for value in values]), rtol=0, atol=1e-5)
+    assert not torch.equal(start, _tried("sgd", (), 0.9, 0))
+    assert not torch.equal(_tried("sgd", (), 0.9, 0), _tried("sgd", (("nesterov", True),), 0.9, 0))
+    muon, everywhere = _tried("muon", (), 0.9, 0), _tried("muon-all", (), 0.9, 0)
+    assert torch.equal(muon[:222], everywhere[:222]) and not torch.equal(
+        muon[222:], everywhere[222:]
+    )  # the head alone
+
+
+@pytest.mark.parametrize(
+    ("rule", "sentence"),
+    [
+        (
+            "addam",
+            r"did you mean 'adam'\? it must be 'sgd', 'adam', 'signum', or the name of an optimizer of torch or ",
+        ),
+        (
+            "qqqqqq",
+            "^rule = 'qqqqqq' is not allowed: it must be 'sgd', .* of pytorch-optimizer in lower case$",
+        ),
+        ("optimizer", "^rule = 'optimizer' is not allowed"),
+    ],
+)
+def test_an_unknown_rule_is_told_what_there_is(rule, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        find_rule(rule)
 
 
 def momentum_of(rule):

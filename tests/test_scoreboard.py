@@ -1,5 +1,6 @@
 """The scoreboard and the manifest say what the shipped results say, and nothing is typed by hand."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,7 @@ def test_comparisons_that_share_runs_are_fewer():
     assert statement.counted().n == 15 and statement.counted().independent == 5
     twice = compared([1.0] * 30, one + [a + 10 for a in one], other + [b + 10 for b in other])
     assert twice.counted().independent == 10
+    assert compared([np.nan]).counted().independent == verdicts.independent(compared([]).found) == 0
     star = compared([1.0] * 3, ["a", "b", "c"], ["d"] * 3)  # three runs against one
     assert star.counted().independent == 3
 
@@ -148,6 +150,9 @@ def test_what_goes_the_papers_way():
     assert compared(values, factor=2.0).counted(times=2).k == 0
     assert compared(values, factor=2.0, within=True).counted().k == 2
     assert compared(values, factor=2.0, within=True).counted(times=2).k == 4
+    on_the_line = [np.log(2.0), -np.log(2.0)]  # neither above it nor within
+    assert compared(on_the_line, factor=2.0).counted().k == 0
+    assert compared(on_the_line, factor=2.0, within=True).counted().k == 0
     middle, low, high = compared([np.log(2.0)] * 6).effect()
     assert middle == pytest.approx(2) and low == pytest.approx(2) and high == pytest.approx(2)
     assert np.isnan(compared([1.0] * 6, ratios=False).effect()).all()
@@ -352,6 +357,47 @@ def test_the_manifest_counts_what_the_files_hold():
         }
         assert line["command"] and len(str(line["commit"])) >= 7
     assert sum(f.stat().st_size for f in files) < 40e6
+
+
+def test_every_changed_line_that_no_test_noticed_has_a_reason():
+    counts = pd.read_csv(ROOT / "results" / "mutants.csv", index_col="module")
+    lived = pd.read_csv(ROOT / "results" / "survivors.csv", keep_default_na=False)
+    assert (lived[["was", "became", "reason"]].map(len) > 0).all(axis=None)
+    assert (counts["mutants"] - counts["noticed"]).to_dict() == lived["module"].value_counts().to_dict()
+    assert (counts["noticed"] >= 0.9 * counts["mutants"]).all()
+    for module, of_module in lived.groupby("module"):
+        lines = " ".join((ROOT / module).read_text("utf-8").split())
+        assert all(" ".join(was.split()) in lines for was in of_module["was"])
+
+
+def test_what_mutants_left_is_counted_by_modules_that_were_tried_whole(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import mutants
+
+    def codes(module, **of_mutant):
+        meta = tmp_path / "mutants" / "ncutils" / f"{module}.py.meta"
+        meta.parent.mkdir(parents=True, exist_ok=True)
+        meta.write_text(json.dumps({"exit_code_by_key": of_mutant}))
+
+    monkeypatch.setattr(mutants, "change", lambda mutant, _: (f"was {mutant}", "became"))
+    codes("whole", a=1, b=0, c=-24, d=33)  # d: no test came by
+    codes("part", e=1, f=None)
+    (tmp_path / "mutants.csv").write_text(
+        "module,mutants,noticed\nncutils/old.py,9,8\nncutils/whole.py,7,1\n"
+    )
+    (tmp_path / "survivors.csv").write_text(
+        "module,was,became,reason\nncutils/old.py,x,y,z\nncutils/whole.py,was b,became,seen\n"
+    )
+    mutants.main(tmp_path, tmp_path)
+    assert pd.read_csv(tmp_path / "mutants.csv").to_numpy().tolist() == [
+        ["ncutils/old.py", 9, 8],
+        ["ncutils/whole.py", 4, 2],
+    ]
+    assert pd.read_csv(tmp_path / "survivors.csv", keep_default_na=False).to_numpy().tolist() == [
+        ["ncutils/old.py", "x", "y", "z"],
+        ["ncutils/whole.py", "was b", "became", "seen"],
+        ["ncutils/whole.py", "was d", "became", ""],
+    ]
 
 
 def test_a_page_without_marks_is_refused(tmp_path):

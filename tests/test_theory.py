@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,7 @@ def test_without_momentum_both_decays_agree_and_without_decay_nothing_moves():
     lr = np.linspace(0.1, 0.01, 50)
     assert np.allclose(theory.nc0_law(lr, 0.3), theory.nc0_law(lr, 0.3, coupled=False))
     assert (theory.nc0_law(lr, 0, 0.9) == 1).all()
+    assert theory.nc0_law([0, 1], 0.5).tolist() == [1, 1, 0.5]  # nor where the rate is 0
 
 
 def test_schedule():
@@ -102,6 +105,57 @@ def test_a_grid_is_one_call():
     assert np.allclose(theory.nc0_law(rates, 0.1)[:, 1], theory.nc0_law(2 * lr, 0.1))
 
 
+GRID = {
+    "K": np.array([3, 6])[:, None, None],
+    "wd": np.array([0.05, 0.3])[:, None],
+    "lr": np.array([0.02, 0.1, 0.3]),
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "names", "others"),
+    [
+        (theory.theorem33, ("K", "wd", "lr"), (40,)),
+        (theory.signgd, ("K", "wd", "lr"), (40, True)),
+        (theory.signgd, ("K", "wd", "lr"), (40, False)),
+        (lambda *a: theory.signgd_path(*a, 40, True)[0], ("K", "wd", "lr"), ()),
+        (lambda *a: theory.signgd_path(*a, 40, False)[1], ("K", "wd", "lr"), ()),
+        (lambda wd, lr: theory.signgd(6, wd, lr, 40, True, np.float64), ("wd", "lr"), ()),
+        (lambda wd, lr: theory.signgd(6, wd, lr, 40, False, np.float64), ("wd", "lr"), ()),
+        (lambda lr, wd: theory.theorem31_bound(lr, wd, 0.9, 40), ("lr", "wd"), ()),
+        (lambda lr, wd: theory.theorem31_bound(lr, 0.1, wd, 40), ("lr", "wd"), ()),  # a momentum each
+        (lambda *a: theory.t1(*a)[None], ("K", "wd", "lr"), ()),
+        (lambda *a: theory.t2(*a)[None], ("K", "wd", "lr"), ()),
+        (lambda lr, wd: theory.roots(lr, wd, 0.8)[0][None], ("lr", "wd"), ()),
+    ],
+)
+def test_a_grid_is_one_call_of_every_theorem(function, names, others):
+    """As one after the other: each value in turn, whichever of the arguments are arrays, and of however many dimensions."""
+    axes = [GRID[name] for name in names]
+    shape = np.broadcast_shapes(*(axis.shape for axis in axes))
+    grid = function(*axes, *others)
+    assert grid.shape == (len(grid), *shape)
+    for at in np.ndindex(*shape):
+        one = function(*(np.broadcast_to(axis, shape)[at] for axis in axes), *others)
+        assert np.allclose(grid[(slice(None), *at)], one, rtol=1e-9, atol=0)
+    for i, axis in enumerate(axes):  # one argument is an array, the others numbers
+        numbers = [axis.flat[0] if j == i else other.flat[0] for j, other in enumerate(axes)]
+        mixed = function(
+            *(axes[i].ravel() if j == i else number for j, number in enumerate(numbers)), *others
+        )
+        assert mixed.shape == (len(grid), axis.size)
+        assert np.allclose(mixed[:, 0], function(*numbers, *others), rtol=1e-9, atol=0)
+
+
+def test_the_roots_are_those_of_their_equation():
+    lr, wd, beta = 0.1, np.array([0.0, 0.02, 0.5, 3.0, 38.0, 60.0]), 0.9
+    r1, r2 = theory.roots(lr, wd, beta)
+    assert np.allclose(r1 * r2, beta, rtol=1e-12) and np.allclose(
+        r1 + r2, 1 + beta - lr * wd, rtol=1e-12, atol=1e-12
+    )
+    assert (np.abs(r1) >= np.abs(r2) * (1 - 1e-12)).all() and np.abs(r1)[-1] > 1  # so much decay grows
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.floats(1e-3, 0.2), st.floats(1e-3, 0.5), st.floats(0.0, 0.97))
 def test_alpha_rate_and_the_critical_decay(lr, wd, beta):
@@ -126,7 +180,14 @@ def test_the_bound_is_a_factor_of_two_slow_where_it_holds():
 
 def test_without_momentum_the_bound_is_the_law_of_nc0():
     """Where the theorem's exponent is infinite: a step multiplies NC0, and so the bound, by 1 - lr wd."""
-    bound = theory.theorem31_bound(0.1, 0.5, 0, 3)
+    with warnings.catch_warnings(action="error"):
+        bound = theory.theorem31_bound(0.1, 0.5, 0, 3)
+        assert theory.theorem31_bound(0.1, 20, [0, 0.5], 3)[:, 0].tolist() == [
+            1,
+            0,
+            0,
+            0,
+        ]  # lr wd past 1: nothing is left
     assert bound == pytest.approx(0.95 ** np.arange(4), rel=1e-12)
 
 
@@ -191,14 +252,15 @@ def test_theorem_3_1_needs_alpha_0():
     assert np.allclose(small / small[0], theory.nc0_law(np.full(30, 0.1), 0.05, 0.9) ** 2)
 
 
-def test_lemma_e6_solves_its_equation():
-    decay, beta = 0.002, 0.9
+@pytest.mark.parametrize("decay", [0.002, 0.05])  # over- and under-damped
+def test_lemma_e6_solves_its_equation(decay):
+    beta = 0.9
     t = np.linspace(0, 50, 20_001)
     alpha, h = theory.lemma_e6(decay, beta, t), t[1]
     kernel = beta ** (t[-1] - t)
     integral = h * (kernel * alpha).sum() - h / 2 * (kernel[0] * alpha[0] + alpha[-1])
     derivative = (alpha[-1] - alpha[-2]) / h
-    assert alpha[0] == 1 and derivative == pytest.approx(-decay * integral, rel=1e-3)
+    assert alpha[0] == pytest.approx(1) and derivative == pytest.approx(-decay * integral, rel=1e-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -232,9 +294,32 @@ def test_two_numbers_are_the_matrix(K, wd, lr, coupled):
     steps = 150
     reduced = theory.signgd(K, wd, lr, steps, coupled)
     matrices = theory.signgd(K, wd, lr, steps, coupled, dtype=np.float64)
+    assert reduced.shape == matrices.shape == (steps + 1,)
     if coupled:  # a sign that rounding decides shifts the oscillation by a step: compare up to the turn
         steps = min(steps, int(theory.t1(K, wd, lr)))
     assert np.allclose(reduced[: steps + 1], matrices[: steps + 1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_matrix_turns_and_settles_as_two_numbers_do():
+    K, wd, lr = 10, 0.05, 0.01
+    for dtype in (np.float64, np.float32):
+        alpha = theory.signgd(K, wd, lr, 3000, True, dtype)
+        assert np.argmax(np.diff(alpha) < 0) == 64  # the notes' turn
+        assert alpha[-500:].max() < 4 * K**2 * lr**2 < alpha.max()
+
+
+def test_signgd_starts_towards_the_right_classes():
+    """The diagonal grows, the off-diagonal falls (b is its negative): closed form, and the first steps of the coupled form."""
+    lr, wd = 0.1, 0.5
+    for w in theory.signgd_path(4, wd, lr, 20, False):
+        assert np.allclose(w, (1 - (1 - lr * wd) ** np.arange(21)) / wd)
+    a, b = theory.signgd_path(10, 0.05, 0.01, 30, True)
+    assert np.allclose(a, 0.01 * np.arange(31)) and np.allclose(b, a)
+    a, b = theory.signgd_path(10, 0.05, 0.01, 3000, True)
+    b_star = theory.regularised_minimum(10, 0.05)
+    assert a[-1] == pytest.approx(9 * b_star, rel=0.02) and b[-1] == pytest.approx(b_star, rel=0.1)
+    assert theory.t2(10, 0.05, 0.01) == pytest.approx(9 * b_star / 0.01)
+    assert theory.signgd(10, 0.05, 0.01, 1, True)[1] == pytest.approx((0.01 * 8) ** 2)  # one step is allowed
 
 
 def test_decoupled_signgd_ends_at_the_limit_unless_float32_underflows():
@@ -361,15 +446,18 @@ def test_lemma_e5_holds_for_any_gradient():
     rng = np.random.default_rng(0)
     for _ in range(20):
         w, v, g = rng.normal(size=(3, 7, 5))
-        left, right = theory.lemma_e5(w, v, g, *rng.uniform(0.01, 0.9, 3))
-        assert left == pytest.approx(right, rel=1e-10)
+        lr, wd, beta = rng.uniform(0.01, 0.9, 3)
+        left, right = theory.lemma_e5(w, v, g, lr, wd, beta)
+        after = w - lr * (beta * v + g + wd * w)
+        alphas = [np.linalg.norm(x.T @ np.ones(7)) ** 2 / 7 for x in (w, after)]
+        assert left == pytest.approx(right, rel=1e-10) == (alphas[1] - alphas[0]) / lr
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (([], 0.1), "lr must hold"),
-        (([-0.1], 0.1), "lr must hold"),
+        (([], 0.1), "^lr must hold"),
+        (([-0.1], 0.1), "^lr must hold"),
         (([0.1], -1), "wd = -1.0 is not allowed"),
         (([0.1], float("nan")), "wd = nan is not allowed"),
         (([0.1], 0.1, 1.0), "momentum = 1.0 is not allowed"),
@@ -393,7 +481,8 @@ def test_bad_input(arguments, sentence):
         (lambda: theory.t2(10, 0, 0.1), "wd = 0.0 is not allowed"),
         (lambda: theory.signgdw_limit(10, 0), "wd = 0.0 is not allowed"),
         (lambda: theory.roots(0.1, 0.1, 1.0), "momentum = 1.0 is not allowed"),
-        (lambda: theory.lemma_e6(0.1, 0.0, 1.0), "decay and momentum must be positive"),
+        (lambda: theory.lemma_e6(0.1, 0.0, 1.0), "^decay and momentum must be positive for Lemma E.6$"),
+        (lambda: theory.lemma_e6(0.0, 0.5, 1.0), "decay and momentum must be positive"),
     ],
 )
 def test_bad_input_of_the_theorems(call, sentence):
