@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ncutils import theory
-from ncutils.book import charts, style
+from ncutils.book import charts, figures, style
 from ncutils.book.figures import polygon
 from ncutils.training import Run, train
 from tools import scripts
@@ -81,6 +81,10 @@ def test_an_undefined_value_is_null(groups):
     }
     spec = charts.heat_map(undefined).to_dict()
     assert "null" in json.dumps(spec, allow_nan=False)
+    (drawn,) = figures.heat_maps(groups["Adam"], "test", ("nc0",)).axes
+    assert re.findall(r'"scheme": "(\w+)"', json.dumps(spec)) == [
+        drawn.images[0].get_cmap().name
+    ]  # one scheme in the book
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_a_chart_is_shown_live_and_in_the_page(shown):
     page = shown.pop("text/html")
     assert set(shown) == {"application/vnd.vegalite.v6+json"}
     assert (
-        set(re.findall(r'"(#[0-9a-f]{6})"', page)) == {style.ON_COLOUR[0]} and "light-dark(#dddddd, #" in page
+        set(re.findall(r'"(#[0-9a-f]{6})"', page)) == {*style.ON_COLOUR} and "light-dark(#dddddd, #" in page
     )
     assert [f'<script src="../_static/{name}.min.js">' in page for name in charts._SCRIPTS] == [True] * 3
     packages = {f"{name}@{version}" for name, version in charts._SCRIPTS.items()}

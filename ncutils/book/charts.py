@@ -111,13 +111,15 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
     )
     x = alt.X("wd:O").title("weight decay").axis(labelAngle=0)
     y = alt.Y("momentum:O").sort("descending").title("momentum")
-    blues = alt.SchemeParams(name="blues", extent=[0.05, 0.6])
-    colour = alt.Color("y:Q").scale(type="log", scheme=blues).title("value")
+    colour = alt.Color("y:Q").scale(type="log", scheme="viridis").title("value")
     dropped = cells.mark_rect(color="#dddddd").encode(x, y)
     kept = cells.transform_filter("datum.kept > 0 && datum.y > 0").mark_rect().encode(x, y, colour)
     short = "format(datum.y, datum.y > 0 && datum.y < 0.001 ? '.0e' : '.2~g')"
     text = cells.transform_calculate(text=f"!isValid(datum.y) ? '–' : {short}").mark_text(fontSize=11)
-    ink = alt.condition("datum.kept > 0", alt.value(ON_COLOUR[0]), alt.value("#000000"))
+    # half-way between the contrasts with black and white is a luminance of 0.18; grey turns with the page, and its words
+    bright = "datum.kept > 0 && datum.y > 0 && luminance(scale('color', datum.y)) > 0.18"
+    ink = alt.when(bright).then(alt.value(ON_COLOUR[0])).when("datum.kept > 0 && datum.y > 0")
+    ink = ink.then(alt.value(ON_COLOUR[1])).otherwise(alt.value("#000000"))
     said = _said(
         cells.transform_aggregate(runs="sum(n)", lr="min(lr)", groupby=["optimizer"]),
         "Final {metric} of {datum.optimizer} at learning rate {datum.lr}",
