@@ -101,7 +101,7 @@ def theorem31_bound(lr, wd, momentum, steps: int) -> np.ndarray:
     """
     lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
     t = _steps(steps, np.broadcast_shapes(lr.shape, wd.shape, momentum.shape))
-    with np.errstate(divide="ignore"):  # log(0) = -inf has rate 0, and the other line
+    with np.errstate(divide="ignore"):  # log(0), where the other form counts
         with_momentum = np.exp(lr * wd / np.log(momentum) * t)
     return np.where(momentum > 0, with_momentum, (1 - np.minimum(lr * wd, 1)) ** t)
 

@@ -36,9 +36,8 @@ def test_pairs_compare_with_the_largest_decay_not_above():
     assert analysis.pairs(*same_step, "nc0") == (0, 0)
     other_seed = [history("AdamW", 0.5, 9, seed=1)]
     assert analysis.pairs(coupled, other_seed, "nc0") == (0, 0)
-    tied = [
-        history("AdamW", wd, nc0) for wd, nc0 in ((0.05, 1.0), (0.5, 0.6))
-    ]  # 0.05 meets 0.01: as high, not higher
+    # 0.05 meets 0.01: as high, not higher
+    tied = [history("AdamW", wd, nc0) for wd, nc0 in ((0.05, 1.0), (0.5, 0.6))]
     assert analysis.pairs(coupled, tied, "nc0") == (1, 2)
     words, shares = analysis.pairs_in_words({"Adam": coupled, "AdamW": tied}, "AdamW", ("nc0", "nc3"))
     assert words == "AdamW above Adam in NC0 in 1 of 2, NC3 in 0 of 2 pairs" and shares == [0.5, 0.0]

@@ -82,9 +82,8 @@ def test_an_undefined_value_is_null(groups):
     spec = charts.heat_map(undefined).to_dict()
     assert "null" in json.dumps(spec, allow_nan=False)
     (drawn,) = figures.heat_maps(groups["Adam"], "test", ("nc0",)).axes
-    assert re.findall(r'"scheme": "(\w+)"', json.dumps(spec)) == [
-        drawn.images[0].get_cmap().name
-    ]  # one scheme in the book
+    # one scheme in the book
+    assert re.findall(r'"scheme": "(\w+)"', json.dumps(spec)) == [drawn.images[0].get_cmap().name]
 
 
 @pytest.fixture

@@ -150,9 +150,7 @@ def test_a_grid_is_one_call_of_every_theorem(function, names, others):
 def test_the_roots_are_those_of_their_equation():
     lr, wd, beta = 0.1, np.array([0.0, 0.02, 0.5, 3.0, 38.0, 60.0]), 0.9
     r1, r2 = theory.roots(lr, wd, beta)
-    assert np.allclose(r1 * r2, beta, rtol=1e-12) and np.allclose(
-        r1 + r2, 1 + beta - lr * wd, rtol=1e-12, atol=1e-12
-    )
+    assert np.allclose(r1 * r2, beta) and np.allclose(r1 + r2, 1 + beta - lr * wd, rtol=1e-12, atol=1e-12)
     assert (np.abs(r1) >= np.abs(r2) * (1 - 1e-12)).all() and np.abs(r1)[-1] > 1  # so much decay grows
 
 
@@ -182,12 +180,8 @@ def test_without_momentum_the_bound_is_the_law_of_nc0():
     """Where the theorem's exponent is infinite: a step multiplies NC0, and so the bound, by 1 - lr wd."""
     with warnings.catch_warnings(action="error"):
         bound = theory.theorem31_bound(0.1, 0.5, 0, 3)
-        assert theory.theorem31_bound(0.1, 20, [0, 0.5], 3)[:, 0].tolist() == [
-            1,
-            0,
-            0,
-            0,
-        ]  # lr wd past 1: nothing is left
+        past_1 = theory.theorem31_bound(0.1, 20, [0, 0.5], 3)[:, 0]
+    assert past_1.tolist() == [1, 0, 0, 0]  # lr wd is 2: nothing is left after a step
     assert bound == pytest.approx(0.95 ** np.arange(4), rel=1e-12)
 
 
