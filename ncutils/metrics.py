@@ -363,12 +363,12 @@ class Collapse:
         centred = ldexp(means, -self.exponent)
         global_mean, scale = centred.mean(0), centred.norm()
         centred.sub_(global_mean)  # M^T [K, p]
-        u, s, vt = _between_class_svd(centred, scale, self.dtype)
+        gram, u, s, vt = _between_class_svd(centred, scale, self.dtype)
         self.singular, self.many = s, self.many and len(s) > 0
         at_global_mean = b + ldexp(w_c @ global_mean, -f)
-        self.geometry, radii = _geometry(centred, w_c, w_mean, (u, s, vt), at_global_mean, f, self.many)
+        self.geometry, radii = _geometry(centred, gram, w_c, w_mean, (u, s, vt), at_global_mean, f, self.many)
         self.geometry["nc0"] = nc0
-        del centred
+        del centred, gram
         self.counts, self.agree, self.nearest_right = torch.zeros(
             3, len(w), dtype=torch.int64, device=s.device
         )
@@ -378,7 +378,8 @@ class Collapse:
         # features come as they are, or over 2^exponent where their products would leave the range of the type
         extreme = abs(self.exponent) >= (400 if self.dtype == torch.float64 else 40)
         self.shift, inner = (self.exponent, 0) if extreme else (0, self.exponent)
-        to_a, rows = ldexp(vt / s[:, None], -inner), torch.arange(len(w)).split(_rows(w.shape[1]))
+        to_a = ldexp(vt.div_(s[:, None]), -inner, out=vt)
+        rows = torch.arange(len(w)).split(_rows(w.shape[1]))
         mu = means if not self.shift else ldexp(means, -self.shift)
         self.mu = mu.to(self.dtype, copy=True)
         # deviations are taken from rounded means
@@ -435,8 +436,8 @@ class Collapse:
                 torch.sub(h_part, d, out=d)
                 torch.mm(d, self.to_a if self.many else self.projection, out=out)
                 if self.many:
-                    self.spread += out.square().sum(0)
                     self._compare_where_open(h_part, y_part, d, out)
+                    self.spread += out.square_().sum(0)
                 if self.squares is not None:
                     of_class = d.square().sum(1).double() * 4.0 ** (self.shift - self.exponent)
                     self.squares.index_add_(0, y_part, of_class)
@@ -511,7 +512,7 @@ class Collapse:
 
 
 def _between_class_svd(centred, scale, dtype):
-    """Thin SVD M^T = U diag(s) V^T -> (U [K, r], s [r], V^T [r, p]), cut at the true rank r.
+    """Thin SVD M^T = U diag(s) V^T, cut at the true rank r -> (M^T M [K, K] if it was made, U [K, r], s [r], V^T [r, p]).
 
     Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
     under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
@@ -520,15 +521,16 @@ def _between_class_svd(centred, scale, dtype):
     if dtype == torch.float64 or k <= 64:
         u, s, vt = torch.linalg.svd(centred, full_matrices=False)
         rank = min(int((s > least).sum()), k - 1)
-        return u[:, :rank], s[:rank], vt[:rank]
+        return None, u[:, :rank], s[:rank], vt[:rank]
     # float64 eigenvalues of the smaller Gram matrix hold s to 1e-8 of the largest, which is enough here and ten times as fast
-    squares, vectors = torch.linalg.eigh(centred @ centred.T if k <= p else centred.T @ centred)
+    gram = centred @ centred.T if k <= p else centred.T @ centred
+    squares, vectors = torch.linalg.eigh(gram)
     s = squares.clamp_min(0).sqrt().flip(0)
     rank = min(int((s > least).sum()), k - 1)
     s, vectors = s[:rank], vectors.flip(1)[:, :rank]
     if k <= p:
-        return vectors, s, vectors.T @ centred / s[:, None]
-    return (centred @ vectors).div_(s), s, vectors.T
+        return gram, vectors, s, (vectors.T @ centred).div_(s[:, None])
+    return None, (centred @ vectors).div_(s), s, vectors.T
 
 
 class _DistanceToEtf:
@@ -556,16 +558,17 @@ class _DistanceToEtf:
         return (of_differences + off * (2 * mixed + off * of_block)).clamp_min(0).sqrt()
 
 
-def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
+def _geometry(centred, gram, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
     """The metrics that class means and W [K, p] decide, all but NC0; and with `radii` what NC4's shortcuts need.
 
-    Takes M^T, W_c = W - w_mean and M^T's thin SVD, in blocks of rows: no K x K matrix and no further K x p one is made.
+    Takes M^T, M^T M if it is at hand, W_c = W - w_mean and M^T's thin SVD, in blocks of rows: no further K x K or K x p matrix
+    is made.
     Returns the metrics, and for each class y a radius [K] around mu_y within which mu_y is the nearest mean, one within which
     W, with logits `at_global_mean` [K] at mu_G, gives class y, the class that W gives mu_y itself, and ||m_y||^2.
     """
     (k, p), (u, s, vt) = centred.shape, svd
     blocks = torch.arange(k, device=centred.device).split(max(1, _BLOCK // max(k, p)))
-    of_means, of_weights, both, other, scratch = centred.new_empty(5, len(blocks[0]), k)
+    of_weights, both, other, scratch = centred.new_empty(4, len(blocks[0]), k)
     etf = {n: _DistanceToEtf(k) for n in ("nc2", "nc2w", "nc2wc", "nc2m", "nc2mc")}
     angles = dict.fromkeys(("nc2", "nc2w", "nc2wc"), centred.new_zeros(()))
     norms = {"nc2": centred.norm(dim=1), "nc2wc": w_c.norm(dim=1)}
@@ -575,16 +578,14 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
     inexact = len(s) > 0 and bool(s[-1] < 1e-4 * s[0])
     if inexact:  # rows that were had by division by s are orthogonal to 1e-16 (s_1 / s)^2 only
         vt = torch.linalg.qr(vt.T).Q.T
-    along = torch.dot(w_c.flatten(), centred.flatten()) / of_m**2
-    of_pairs, off_span, in_span = centred.new_zeros(2), centred.new_zeros(()), centred.new_zeros(())
+    along, to_size = torch.dot(w_c.flatten(), centred.flatten()) / of_m**2, float(of_w_c / of_m)
+    apart, off_span, in_span = centred.new_zeros(3)
     near, clear, top = [], [], []
     for b in blocks:
         rows, start, n = slice(int(b[0]), int(b[-1]) + 1), int(b[0]), len(b)
-        of_means, of_weights, both, other, scratch = (
-            x[:n] for x in (of_means, of_weights, both, other, scratch)
-        )
+        of_weights, both, other, scratch = (x[:n] for x in (of_weights, both, other, scratch))
         w_c_rows, m_rows = w_c[rows], centred[rows]
-        torch.mm(m_rows, centred.T, out=of_means)
+        of_means = m_rows @ centred.T if gram is None else gram[rows]
         torch.mm(w_c_rows, w_c.T, out=of_weights)
         torch.mm(m_rows, w_c.T, out=both)  # (W_c M)^T
         if radii:
@@ -605,24 +606,31 @@ def _geometry(centred, w_c, w_mean, svd, at_global_mean, f: int, radii: bool):
         for name, block in (("nc2", of_means), ("nc2wc", of_weights), ("nc2w", other)):
             block.div_(norms[name][rows, None]).div_(norms[name]).add_(1 / (k - 1)).diagonal(start).zero_()
             angles[name] = angles[name] + block.abs_().sum()
-        w, inside = w_c_rows + w_mean, w_c_rows @ vt.T
-        pairs = ((w / of_w, m_rows / of_m), (w_c_rows / of_w_c, m_rows / of_m))
-        of_pairs += torch.stack([(one - another).square().sum() for one, another in pairs])
-        off_span += (w_c_rows - inside @ vt).square().sum()
+        inside = w_c_rows @ vt.T
+        apart += _squares(torch.sub(w_c_rows, m_rows, alpha=to_size))
+        off_span += _squares(torch.addmm(w_c_rows, inside, vt, alpha=-1))
         m = m_rows @ vt.T if inexact else u[rows] * s  # M^T in the basis V
-        in_span += (inside - along * m).square().sum()
+        in_span += _squares(inside - along * m)
     out = {name: of_k_by_k.value() for name, of_k_by_k in etf.items()}
-    out["nc3"], out["nc3c"] = of_pairs.sqrt()
+    out["nc3c"] = apart.sqrt() / of_w_c
+    # NC3^2 = 2 - 2 cos_c sqrt(1 - gauge_share), without cancellation; `shorter` is 1 - ||W_c|| / ||W||
+    gauge_share = k * w_mean.square().sum() / of_w**2
+    shorter = gauge_share / (1 + of_w_c / of_w)
+    out["nc3"] = (shorter.square() + apart / (of_w_c * of_w).clamp_min(1e-300) + gauge_share).sqrt()
     for name, n, a in (("nc2", "nc2n", "nc2a"), ("nc2w", "nc2wn", "nc2wa"), ("nc2wc", "nc2wnc", "nc2wac")):
         out[n] = norms[name].std(correction=0) / norms[name].mean()
         out[a] = angles[name] / (k * (k - 1))
-    out["gauge_share"] = k * w_mean.square().sum() / of_w**2
+    out["gauge_share"] = gauge_share
     out["off_span_share"] = off_span / of_w**2 if len(s) else math.nan
     out["in_span_share"] = in_span / of_w**2 if len(s) else math.nan
     if not radii:
         return out, None
     slack = 1 - 1e-4  # for the rounding of what is compared with it
     return out, (slack * torch.cat(near), slack * torch.cat(clear), torch.cat(top), norms["nc2"].square())
+
+
+def _squares(matrix):
+    return torch.dot(matrix.flatten(), matrix.flatten())
 
 
 def _gaps(gram, norms, start: int, noise: float, out):

@@ -363,6 +363,21 @@ def test_rank_is_the_true_one_in_float32():
     assert got == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.parametrize("gauge", [0, 1e-12, 1e-8, 1e-3, 10])
+@pytest.mark.parametrize("noise", [0, 1e-12, 1e-8, 1e-3])
+def test_nc3_keeps_its_digits_near_self_duality(noise, gauge):
+    """Eq. 10 itself, at W near a multiple of M^T and with a gauge part of its own: no digit is lost between the two."""
+    torch.manual_seed(0)
+    y, h = torch.arange(40) % 4, torch.randn(40, 6, dtype=torch.float64)
+    m = class_means(h, y, 4)
+    m -= m.mean(0)
+    w = 3 * (m + noise * torch.randn(4, 6, dtype=torch.float64) + gauge * torch.randn(6, dtype=torch.float64))
+    got, w_c = nc_metrics(h, y, w), w - w.mean(0)
+    expected = {"nc3": (w / w.norm() - m / m.norm()).norm(), "nc3c": (w_c / w_c.norm() - m / m.norm()).norm()}
+    for key, value in expected.items():
+        assert got[key] == pytest.approx(float(value), rel=1e-6, abs=2e-15), key
+
+
 def test_degenerate_cases_are_nan_not_noise():
     y = torch.arange(20) % 4
     w = torch.randn(4, 6)
@@ -373,6 +388,7 @@ def test_degenerate_cases_are_nan_not_noise():
     pure_gauge = nc_metrics(torch.randn(20, 6), y, torch.randn(6).expand(4, 6))
     assert all(math.isnan(pure_gauge[key]) for key in ("nc2wc", "nc2wac", "nc2mc", "nc3c"))
     assert pure_gauge["gauge_share"] == pytest.approx(1)
+    assert pure_gauge["nc3"] == pytest.approx(math.sqrt(2))
     dead = nc_metrics(torch.randn(20, 6), y, torch.zeros(4, 6))
     assert dead["nc0"] == 0 and math.isnan(dead["nc3"]) and math.isfinite(dead["nc2"])
 
