@@ -312,7 +312,8 @@ def _rows(p: int) -> int:
 
 def _exponent(values) -> int:
     """An e with which values / 2^e have their largest magnitude near 1, at most 1000 either way; 0 where all are 0."""
-    largest = float(values.detach().abs().max())
+    smallest, largest = (float(value) for value in values.detach().aminmax())
+    largest = max(-smallest, largest)
     return min(max(math.frexp(largest)[1], -1000), 1000)
 
 
@@ -388,9 +389,11 @@ class Collapse:
         if self.many:
             near, clear, self.top, squares = radii
             self.near, self.clear = (ldexp(r, inner) - rounded.norm(dim=1) for r in (near, clear))
-            self.to_a = to_a.T.to(self.dtype)
-            self.rounding, u = rounded @ self.to_a, u.to(self.dtype)
-            del rounded
+            to_a = to_a.T.to(self.dtype)
+            self.rounding, u = rounded @ to_a, u.to(self.dtype)
+            # a multiple of 16 columns multiplies faster
+            self.projection = F.pad(to_a, (0, -len(s) % 16))
+            del rounded, to_a
             self.of_means = u - self.rounding
             self.to_means, self.norms = u.mul_(-2 * s.to(self.dtype) ** 2).T, squares.to(self.dtype)
             ldexp(w_c, -inner - f, out=w_c)
@@ -421,7 +424,7 @@ class Collapse:
         rank, (n, p) = len(self.singular), features.shape
         if not rank:  # all class means equal
             return
-        columns = rank if self.many else self.projection.shape[1]
+        columns = self.projection.shape[1]
         rows = max(_rows(p), columns)  # a product with fewer rows than columns would take longer
         # at most 16 MB of products, or one part's
         block = rows if self.many else rows * max(1, min(16384, 2**22 // columns) // rows)
@@ -434,8 +437,9 @@ class Collapse:
                 if self.shift:
                     h_part = ldexp(h_part, -self.shift).to(self.dtype)
                 torch.sub(h_part, d, out=d)
-                torch.mm(d, self.to_a if self.many else self.projection, out=out)
+                torch.mm(d, self.projection, out=out)
                 if self.many:
+                    out = out[:, :rank]
                     self._compare_where_open(h_part, y_part, d, out)
                     self.spread += out.square_().sum(0)
                 if self.squares is not None:
