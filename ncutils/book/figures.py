@@ -217,7 +217,8 @@ def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
                 axis.plot([paper[name][column], value], [name, name], color="0.75", lw=1.5, zorder=1)
             axis.plot(*zip(*found), marks[scale], color=shade, ms=6, label=scale, zorder=2)
         axis.set(xscale="log", title=LABELS[column], ylim=(len(names) - 0.5, -0.5))
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     return _finished(
