@@ -312,8 +312,7 @@ def _rows(p: int) -> int:
 
 def _exponent(values) -> int:
     """An e with which values / 2^e have their largest magnitude near 1, at most 1000 either way; 0 where all are 0."""
-    smallest, largest = (float(value) for value in values.detach().aminmax())
-    largest = max(-smallest, largest)
+    largest = max(abs(float(value)) for value in values.detach().aminmax())
     return min(max(math.frexp(largest)[1], -1000), 1000)
 
 
