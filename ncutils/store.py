@@ -83,7 +83,7 @@ class Store:
 
         Raises OSError where the folder is not writable: before hours of training rather than after.
         """
-        path = self.folder / f".{run.hash}.lock"
+        path = self._claimed(run)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=-1 if wait else 0)
@@ -104,9 +104,19 @@ class Store:
                 path.unlink()
             lock.release()
 
+    def clear(self, run: Run) -> None:
+        """Removes the checkpoint and the claim of a stored Run: a process killed just after it had stored it leaves them."""
+        if self.checkpoint(run).exists() or self._claimed(run).exists():
+            with contextlib.suppress(OSError), self.claim(run, wait=False) as claimed:
+                if claimed:
+                    self.checkpoint(run).unlink(missing_ok=True)
+
     def checkpoint(self, run: Run) -> Path:
         """Where a Run in progress keeps its state."""
         return self.folder / f"{run.hash}.checkpoint"
+
+    def _claimed(self, run: Run) -> Path:
+        return self.folder / f".{run.hash}.lock"
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"

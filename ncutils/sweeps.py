@@ -52,6 +52,9 @@ def train_all(
     store = store or Store()
     found: dict[str, Any] = {run.hash: store.get(run) for run in runs}
     missing = list({run.hash: run for run in runs if found[run.hash] is None}.values())
+    for run in runs:
+        if found[run.hash]:
+            store.clear(run)
     if missing:
         if not ray:
             for name in sorted({run.dataset for run in missing}):

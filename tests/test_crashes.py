@@ -399,6 +399,26 @@ def test_what_a_killed_process_left_is_cleared_away():
     assert [p.name for p in folder.iterdir()] == [f"{run.hash}.parquet"]
 
 
+def test_what_a_process_killed_after_it_had_stored_left_is_cleared_away(monkeypatch):
+    """The checkpoint and the claim of a stored run go with the next sweep, unless somebody holds the claim."""
+    (run,), folder = small_runs(1), Store().folder
+    train_all([run], workers=1)
+    monkeypatch.setattr(sweeps, "train", None)  # nothing is trained anew
+    for left in (
+        [f".{run.hash}.lock"],
+        [f"{run.hash}.checkpoint"],
+        [f".{run.hash}.lock", f"{run.hash}.checkpoint"],
+    ):
+        for name in left:
+            (folder / name).touch()
+        train_all([run], workers=1)
+        assert [p.name for p in folder.iterdir()] == [f"{run.hash}.parquet"]
+    with Store().claim(run):
+        (folder / f"{run.hash}.checkpoint").touch()
+        train_all([run], workers=1)
+        assert (folder / f"{run.hash}.checkpoint").exists()
+
+
 def test_a_claimed_run_is_passed_over_then_read():
     """While another process holds the claim of the first run, the second is trained; then the first is read."""
     first, second = small_runs(2)
