@@ -379,7 +379,7 @@ class Collapse:
         extreme = abs(self.exponent) >= (400 if self.dtype == torch.float64 else 40)
         self.shift, inner = (self.exponent, 0) if extreme else (0, self.exponent)
         to_a = ldexp(vt.div_(s[:, None]), -inner, out=vt)
-        rows = torch.arange(len(w)).split(_rows(w.shape[1]))
+        rows = torch.arange(len(w), device=w.device).split(_rows(w.shape[1]))
         mu = means if not self.shift else ldexp(means, -self.shift)
         self.mu = mu.to(self.dtype, copy=True)
         # deviations are taken from rounded means
@@ -544,7 +544,8 @@ class _DistanceToEtf:
     """
 
     def __init__(self, n_classes: int):
-        self.n_classes, self.sums, self.guess = n_classes, torch.zeros(3, dtype=torch.float64), 0.0
+        self.n_classes, self.guess = n_classes, 0.0
+        self.sums: torch.Tensor | float = 0.0
 
     def add(self, block, start: int, scratch) -> None:
         k = self.n_classes
@@ -553,7 +554,7 @@ class _DistanceToEtf:
         difference = torch.div(block, self.guess, out=scratch).add_(1 / (k * math.sqrt(k - 1)))
         difference.diagonal(start).sub_(1 / math.sqrt(k - 1))
         pairs = ((difference, difference), (difference, block), (block, block))
-        self.sums = torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]) + self.sums.to(block)
+        self.sums = torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in pairs]) + self.sums
 
     def value(self):
         of_differences, mixed, of_block = self.sums

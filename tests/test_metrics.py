@@ -264,21 +264,26 @@ def test_a_bias_of_any_size_decides_where_it_should(scale):
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([(256, 300), (300, 40), (500, 128)]),
+    st.sampled_from([(256, 300), (300, 40), (300, 12), (500, 128)]),
     st.sampled_from([0.02, 0.3, 1.0, 4.0]),
     st.sampled_from(["own", "partly", "random"]),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([torch.float32, torch.float64]),
 )
-def test_shortcuts_of_many_classes_change_no_decision(seed, shape, spread, kind, biased, dtype):
+def test_shortcuts_of_many_classes_change_no_decision(seed, shape, spread, kind, biased, in_pairs, dtype):
     """From 256 classes on, NC4 of features whose class is clear is not computed; against all distances and logits."""
     (K, p), generator = shape, torch.Generator().manual_seed(seed)
     y = torch.arange(4 * K) % K
     means = torch.randn(K, p, generator=generator, dtype=dtype)
+    if in_pairs:  # then the nearest mean is near, and so is the row of W that gives the next largest logit
+        means[1::2] = means[::2] + 0.1 * means[1::2]
     h = means[y] + spread * torch.randn(len(y), p, generator=generator, dtype=dtype) + 3
     w = torch.randn(K, p, generator=generator, dtype=dtype)
     w = {"own": means, "partly": means + w, "random": w}[kind]
     b = torch.randn(K, generator=generator, dtype=dtype) * math.sqrt(p) if biased else None
+    if biased and kind == "own":  # with which W decides by the nearest of `means`
+        b = -(means * (means / 2 + 3)).sum(1)
     got, mu = nc_metrics(h, y, w, b), class_means(h, y, K)
     logits = h.double() @ w.double().T + (0 if b is None else b.double())
     distances = torch.cdist(h.double(), mu, compute_mode="donot_use_mm_for_euclid_dist")
@@ -381,6 +386,23 @@ def test_nc3_keeps_its_digits_near_self_duality(noise, gauge):
     expected = {"nc3": (w / w.norm() - m / m.norm()).norm(), "nc3c": (w_c / w_c.norm() - m / m.norm()).norm()}
     for key, value in expected.items():
         assert got[key] == pytest.approx(float(value), rel=1e-6, abs=2e-15), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [4, 80, 300])
+def test_all_work_is_done_on_the_device_of_the_features(K, dtype):
+    """What is made where torch is told to make it, a device that cannot compute, fails."""
+    y = torch.arange(20 * K) % K
+    h, w, b = (torch.randn(n, 100, dtype=dtype) for n in (20 * K, K, K))
+    for measured in (
+        lambda: nc_metrics(h, y, w, b[:, 0]),
+        lambda: nc_metrics(h.T.contiguous().T, y, w),
+        lambda: {"nc4": nc4(h, class_means(h, y, K), w, b[:, 0])},
+        lambda: dict(enumerate(singular_values(w))),
+    ):
+        expected = measured()
+        with torch.device("meta"):
+            assert measured() == expected
 
 
 def test_degenerate_cases_are_nan_not_noise():
