@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncutils.metrics import KEYS, class_means, nc4, nc_metrics, singular_values
+from ncutils.metrics import KEYS, ClassSums, class_means, nc4, nc_metrics, singular_values
 from ncutils.theory import simplex_etf
 
 APART = [key for key in KEYS if key != "nc4"]  # a share of samples, which ties decide
@@ -477,6 +477,37 @@ def test_no_gradient_and_no_change_of_the_inputs():
     assert torch.equal(h.detach(), before) and h.grad is None
 
 
+@pytest.mark.parametrize(
+    ("K", "dtype"), [(4, torch.uint8), (4, torch.int8), (4, torch.int32), (300, torch.int16)]
+)
+def test_labels_of_any_integer_type(K, dtype):
+    y = torch.arange(20 * K) % K
+    h, w = torch.randn(len(y), 40), torch.randn(K, 40)
+    assert nc_metrics(h, y.to(dtype), w) == nc_metrics(h, y, w)
+    assert torch.equal(class_means(h.double(), y.to(dtype), K), class_means(h.double(), y, K))
+    sums = ClassSums(K, 40, h.device)
+    sums.add(h, y.to(dtype))
+    assert torch.equal(sums.means(), class_means(h.double(), y, K))
+
+
+def test_class_means_are_summed_in_float64():
+    """Sixteen whole numbers add up in float32, four thousand do not."""
+    h, y = torch.randint(-(2**18), 2**18, (4000, 6)).float(), torch.arange(4000) % 4
+    expected = torch.stack([h[y == k].double().mean(0) for k in range(4)])
+    assert torch.equal(class_means(h, y, 4), expected)
+
+
+@pytest.mark.parametrize("scales", [(1, 1e307), (1e307, 1), (1e307, 1e307), (1e300, 1e-300)])
+def test_class_means_in_parts_whose_sums_would_leave_float64(scales):
+    h, y = torch.randn(2, 40, 6, dtype=torch.float64).clamp(-15, 15), torch.arange(40) % 4
+    parts = [part * scale for part, scale in zip(h, scales)]
+    sums = ClassSums(4, 6, h.device)
+    for part in parts:
+        sums.add(part, y)
+    expected = torch.stack([torch.cat([part[y == k] / 20 for part in parts]).sum(0) for k in range(4)])
+    assert torch.allclose(sums.means(), expected, rtol=1e-14, atol=0)
+
+
 def test_singular_values():
     matrix = torch.diag(torch.tensor([5.0, 3.0, 1.0])) @ torch.eye(3, 8)
     assert singular_values(matrix) == pytest.approx((1.0, 4.0))
@@ -558,6 +589,8 @@ def test_nc4_and_the_others_refuse_what_nc_metrics_refuses():
         class_means(H, Y - 1, 4)
     with pytest.raises(ValueError, match="matrix must be finite"):
         singular_values(W * float("nan"))
+    with pytest.raises(ValueError, match=r"^matrix must be floating-point \[K, p\]"):
+        singular_values(W[0])
 
 
 def test_class_means_by_themselves_refuse_labels_that_are_too_large():
