@@ -497,15 +497,17 @@ def test_class_means_are_summed_in_float64():
     assert torch.equal(class_means(h, y, 4), expected)
 
 
-@pytest.mark.parametrize("scales", [(1, 1e307), (1e307, 1), (1e307, 1e307), (1e300, 1e-300)])
-def test_class_means_in_parts_whose_sums_would_leave_float64(scales):
-    h, y = torch.randn(2, 40, 6, dtype=torch.float64).clamp(-15, 15), torch.arange(40) % 4
-    parts = [part * scale for part, scale in zip(h, scales)]
-    sums = ClassSums(4, 6, h.device)
+@pytest.mark.parametrize("powers", [(0, 1018), (1018, 0), (1018, 1018), (1000, -1000)])
+def test_class_means_in_parts_whose_sums_would_leave_float64(powers):
+    """Whole numbers times powers of two, whose sums are exact."""
+    y = torch.arange(40) % 4
+    numbers = torch.randint(-8, 9, (2, 40, 6), generator=torch.Generator().manual_seed(0)).double()
+    parts = [of_part * 2.0**power for of_part, power in zip(numbers, powers)]
+    sums = ClassSums(4, 6, y.device)
     for part in parts:
         sums.add(part, y)
-    expected = torch.stack([torch.cat([part[y == k] / 20 for part in parts]).sum(0) for k in range(4)])
-    assert torch.allclose(sums.means(), expected, rtol=1e-14, atol=0)
+    expected = torch.stack([torch.cat([part[y == k] / 16 for part in parts]).sum(0) for k in range(4)])
+    assert torch.allclose(sums.means(), expected / 1.25, rtol=1e-15, atol=0)
 
 
 def test_singular_values():
