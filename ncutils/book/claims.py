@@ -642,7 +642,7 @@ def _as_in_table1(runs: pd.DataFrame) -> Seen:
     return Seen(f"rank correlation with the paper's six values {_signed(ranks)}", statements, runs)
 
 
-def _table1_by_its_protocol(stored) -> Seen:
+def table1_by_its_protocol(stored) -> Seen:
     """Table 1's six runs with the paper's images, epochs, batches and rates: all but the width."""
     paper = {name: published.TABLE1_SETTING[name] for name in ("wd", "momentum")}
     runs = _entries("protocol")[["label", "run"]].merge(_where(stored, **paper), on="run")
@@ -797,7 +797,7 @@ CLAIMS = pd.DataFrame(columns=["item", "page", "says", "look"], data=[
     ("Figure 45", "15_vit", f"vision transformer, {JPEG}: SGD's NC0 and NC3 fall with decay; Adam's and AdamW's NC0 rises, then falls, "
      "their NC3 is U-shaped; accuracy degrades with decay", _vit),
     ("Table 1", "03_adamw", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", _order_of_the_six),
-    ("Table 1", "03_adamw", "the same with the paper's images, epochs and rates, at width 8", _table1_by_its_protocol),
+    ("Table 1", "03_adamw", "the same with the paper's images, epochs and rates, at width 8", table1_by_its_protocol),
     ("Table 1", "03_adamw", "the same at the paper's width, from its initial weights: every value is near the paper's", table1_at_its_width),
     ("Table 2", "11_nc_in_practice", "best runs: AdamW has the smallest NC1 and NC2, the largest NC0 and NC3", _best_runs),
     ("Table 3", "14_six_settings", "36 settings, 3,888 runs, 2,500 of them valid", _counts),
