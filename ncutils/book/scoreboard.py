@@ -71,29 +71,34 @@ def write(project: Path) -> None:
             f"\n- Run again at the paper's width, {scale(again.runs).partition(', ')[2]}, from Table 1's own initial weights, {again.text} "
             "([one run each](03_adamw.ipynb))."
         )
+    six = claims.look(claims.table1_by_its_protocol, stored)
+    if six.statements:
+        short += f"\n- Table 1's six optimizers at {scale(six.runs)}, one run each: {six.text}."
     _put(
         project / "chapters/intro.md",
         f"{short}\n\n{counts} [The verdict](verdict.md) has the numbers, [the scoreboard](scoreboard.md) each statement.",
     )
-    _put(project / "chapters/intro.md", facts(table, again), "facts")
+    _put(project / "chapters/intro.md", facts(table, again, six), "facts")
     _put(
         project / "README.md",
         f"{counts} [The verdict](chapters/verdict.md), [statement by statement](chapters/scoreboard.md).",
     )
 
 
-def facts(table: pd.DataFrame, again: claims.Seen) -> str:
+def facts(table: pd.DataFrame, again: claims.Seen, six: claims.Seen) -> str:
     """Three cards for the first screen: how much is judged, at which scale, what was not run."""
     n, usual = table["verdict"].value_counts(), usual_scale(table)
     each = ", ".join(f"{n[v]} {v}" for v in VERDICTS if v in n)
     most = f"Most rest on {usual}." if usual else "No run is stored."
-    names = " and ".join(again.runs["label"]) if again.statements else "None"
+    names = " and ".join(again.runs["label"]) if again.statements else "none"
+    own = f"At the paper's own, of Table 1: {names}"
+    own += f"; all six at {scale(six.runs)}." if six.statements else "."
     imagenet = (
         "ImageNet. " if set(table.loc[table["page"] == "16_imagenet", "verdict"]) == {"not run"} else ""
     )
     cards = {
         f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}.",
-        "At which scale": f"{most} At the paper's own, of Table 1: {names}.",
+        "At which scale": f"{most} {own}",
         "Not run": f"{imagenet}The grid of 3,888 runs at the paper's width.",
     }
     items = "\n".join(f":::{{grid-item-card}} {title}\n{text}\n:::" for title, text in cards.items())
