@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ncutils import metrics
 from ncutils.metrics import KEYS, ClassSums, class_means, nc4, nc_metrics, singular_values
 from ncutils.theory import simplex_etf
 
@@ -259,6 +260,9 @@ def test_a_bias_of_any_size_decides_where_it_should(scale):
     assert abs(nc_metrics(h * scale, y, w, b)["nc4"] - expected) <= 1 / 400
     assert abs(nc_metrics(h, y, w * scale, b)["nc4"] - expected) <= 1 / 400
     assert abs(nc4(h * scale, mu * scale, w, b) - expected) <= 1 / 400
+    logits = scale**2 * h.double() @ w.double().T + b.double()
+    expected = (logits.argmax(1) == torch.cdist(h.double(), mu).argmin(1)).double().mean()
+    assert abs(nc_metrics(h * scale, y, w * scale, b)["nc4"] - expected) <= 1 / 400
 
 
 @settings(max_examples=40, deadline=None)
@@ -294,6 +298,52 @@ def test_shortcuts_of_many_classes_change_no_decision(seed, shape, spread, kind,
     expected = (logits.argmax(1) == distances.argmin(1)).double().mean()
     open_ = (gaps < (1e-4 if dtype == torch.float32 else 1e-10)).double().mean()
     assert abs(got["nc4"] - float(expected)) <= float(open_)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_shortcut_that_settles_little_is_given_up(random):
+    """Where W gives mu_y's own class, this does not beat the nearest mean's; where W is random, the class it gives mu_y does."""
+    generator, y = torch.Generator().manual_seed(0), torch.arange(3000) % 300
+    means, other = torch.randn(2, 300, 20, generator=generator)
+    h = means[y] + torch.randn(len(y), 20, generator=generator)
+    collapse = metrics.Collapse(class_means(h, y, 300), other if random else means)
+    tried = []
+    for _ in range(3):
+        collapse.add(h, y)
+        tried.append((collapse.tried, collapse.settled))
+    (first, of_first), *_, (last, of_last) = tried
+    assert first > 0 and (2 * of_first >= first) == random
+    assert (last, of_last) == ((3 * first, 3 * of_first) if random else (first, of_first))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_goes_in_blocks_of_classes_is_the_same_in_one(dtype, monkeypatch):
+    """Rows of unequal norm, so that the first block misleads about the norm of all; rounded means of more than 256 classes."""
+    K, p = 600, 40
+    generator, y = torch.Generator().manual_seed(0), torch.arange(4 * 600) % 600
+    means = 1000 + torch.randn(K, p, generator=generator) * torch.linspace(0.2, 3, K)[:, None]
+    h = (means[y] + 0.01 * torch.randn(len(y), p, generator=generator)).to(dtype)
+    w = (torch.randn(K, p, generator=generator) * torch.linspace(3, 0.2, K)[:, None]).to(dtype)
+    expected = transcription(h.double().numpy(), y.numpy(), w.double().numpy())
+    for block in (2**18, 2**12):
+        monkeypatch.setattr(metrics, "_BLOCK", block)
+        got = nc_metrics(h, y, w)
+        for key in APART[1:]:
+            assert got[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-8), (block, key)
+
+
+@pytest.mark.parametrize("K", [4, 300])
+def test_variances_of_the_classes(K):
+    generator, y = torch.Generator().manual_seed(0), torch.arange(10 * K) % K
+    h, w = torch.randn(len(y), 20, generator=generator) * 100, torch.randn(K, 20, generator=generator)
+    means = class_means(h.double(), y, K)
+    collapse = metrics.Collapse(means, w, variances=True)
+    for part in torch.arange(len(y)).split(7 * K):
+        collapse.add(h[part], y[part])
+    squares = (h.double() - means[y]).square().sum(1)
+    expected = torch.stack([squares[y == k].sum() for k in range(K)])
+    assert torch.allclose(collapse.squares * 4.0**collapse.exponent, expected, rtol=1e-5)
+    assert torch.equal(collapse.counts, torch.full((K,), 10))
 
 
 @pytest.mark.parametrize("setting", ["autocast", "medium"])
@@ -508,6 +558,7 @@ def test_class_means_in_parts_whose_sums_would_leave_float64(powers):
         sums.add(part, y)
     expected = torch.stack([torch.cat([part[y == k] / 16 for part in parts]).sum(0) for k in range(4)])
     assert torch.allclose(sums.means(), expected / 1.25, rtol=1e-15, atol=0)
+    assert torch.equal(sums.counts, torch.full((4,), 20))
 
 
 def test_singular_values():
