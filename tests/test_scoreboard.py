@@ -385,9 +385,8 @@ def test_what_mutants_left_is_counted_by_modules_tried_whole_or_in_the_order_dra
     codes("part", e=1, f=None)
     names = random.Random(0).sample([f"m{i:03}" for i in range(200)], 200)
     codes("drawn", **{name: None if i == 150 else int(i != 20) for i, name in enumerate(names)})
-    codes(
-        "picked", **{name: None if i == 90 else 1 for i, name in enumerate(names)}
-    )  # of the first 100 one is missing
+    # of the first 100 one is missing
+    codes("picked", **{name: None if i == 90 else 1 for i, name in enumerate(names)})
     (tmp_path / "mutants.csv").write_text(
         "module,mutants,tried,noticed\nncutils/old.py,9,9,8\nncutils/whole.py,7,7,1\n"
     )

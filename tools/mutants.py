@@ -52,20 +52,19 @@ def rows(path: Path) -> list[dict]:
 def main(folder: Path, results: Path) -> None:
     counts, survivors = results / "mutants.csv", results / "survivors.csv"
     reasons = {(row["module"], row["was"], row["became"]): row["reason"] for row in rows(survivors)}
-    tried, sizes = {}, {}
-    for module, codes in exit_codes(folder).items():
+    tried, of_all = {}, exit_codes(folder)
+    for module, codes in of_all.items():
         order = drawn(codes)
         until = next((i for i, mutant in enumerate(order) if codes[mutant] is None), len(order))
         sample = set(order[:until])
         if sample and len(sample) >= min(LEAST, len(codes)):
             tried[module] = {mutant: codes[mutant] for mutant in codes if mutant in sample}
-            sizes[module] = len(codes)
     counted = [row for row in rows(counts) if row["module"] not in tried]
     found = [row for row in rows(survivors) if row["module"] not in tried]
     for module, codes in tried.items():
         lived = [mutant for mutant, code in codes.items() if code not in NOTICED]
-        noticed = len(codes) - len(lived)
-        counted.append({"module": module, "mutants": sizes[module], "tried": len(codes), "noticed": noticed})
+        numbers = {"mutants": len(of_all[module]), "tried": len(codes), "noticed": len(codes) - len(lived)}
+        counted.append({"module": module} | numbers)
         for was, became in (change(mutant, folder) for mutant in lived):
             reason = reasons.get((module, was, became), "")
             found.append({"module": module, "was": was, "became": became, "reason": reason})
@@ -84,7 +83,7 @@ def main(folder: Path, results: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path, nargs="?")
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"))
     parser.add_argument("--draw", nargs=2, metavar=("MODULE", "NUMBER"))
     options = parser.parse_args()
     if options.draw:
