@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -122,4 +123,6 @@ def _scoreboard(options) -> None:
 
 
 if __name__ == "__main__":
+    # `kill`, or a cluster's time limit, stops as Ctrl-C does: else the worker processes would train on
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -201,9 +202,10 @@ def test_a_sweep_trains_once(grid, capsys):
     assert finished == {h.run: h.info["finished"] for h in Store().histories()}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
-    """Finished runs are kept, and the second call trains only what is missing."""
+    """Finished runs are kept, and the second call trains only what is missing. `kill` reaches the sweep alone, which takes its
+    workers along."""
     (tmp_path / "grid.yaml").write_text(
         GRID.replace("epochs: 4", "epochs: 60").replace("0.5]", "0.1, 0.2, 0.5, 1]")
     )
@@ -221,11 +223,13 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path):
     deadline = time.time() + 120
     while len(Store().histories()) < 2 and sweep.poll() is None and time.time() < deadline:
         time.sleep(0.05)
-    os.killpg(sweep.pid, how)
+    workers = psutil.Process(sweep.pid).children(recursive=True)
+    (os.kill if how == signal.SIGTERM else os.killpg)(sweep.pid, how)
     _, error = sweep.communicate(timeout=60)
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=10)[1]
     kept = {h.run: h.info["finished"] for h in Store().histories()}
     assert 2 <= len(kept) < 11
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert sweep.returncode == 130
         assert (
             f"stopped: {len(kept)} of 11 runs are done and stored; the same command goes on" in error.decode()
