@@ -122,7 +122,12 @@ def _scoreboard(options) -> None:
     scoreboard.write(project_folder(""))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What `ncutils` and `python -m ncutils` run: `main`, with the process's exit status."""
     # `kill`, or a cluster's time limit, stops as Ctrl-C does: else the worker processes would train on
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()
