@@ -257,6 +257,19 @@ def test_lemma_e6_solves_its_equation(decay):
     assert alpha[0] == pytest.approx(1) and derivative == pytest.approx(-decay * integral, rel=1e-3)
 
 
+@pytest.mark.parametrize("beta", [0.9, 0.98])
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_past_a_decay_the_exact_limit_breaks_the_inequality_that_lemma_e6_is_applied_to(beta, share):
+    """The law's own alpha at small lr against alpha' <= -wd * integral of beta^(t - tau) alpha, in slow time t = lr steps."""
+    wd = share * (1 - beta) / 2 * (np.log(1 / beta) - (1 - beta) / 2)
+    lr, t = 1e-3, np.linspace(0, 60 / (1 - beta), 60_001)
+    alpha = np.exp(-theory.alpha_rate(lr, wd, beta) / lr * t)
+    kernel, h = beta**t, t[1]
+    integral = h * (np.convolve(kernel, alpha)[: len(t)] - (kernel * alpha[0] + kernel[0] * alpha) / 2)
+    kept = np.gradient(alpha, h)[1:-1] <= -wd * integral[1:-1]
+    assert kept[: len(kept) // 60].all() and kept.all() == (share < 1)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(3, 30), st.floats(0.02, 0.5), st.floats(1e-3, 2e-2))
 def test_t1_is_where_alpha_turns(K, wd, lr):

@@ -659,7 +659,7 @@ def table1_by_its_protocol(stored) -> Seen:
 
 
 def table1_at_its_width(stored) -> Seen:
-    """Table 1's runs with the paper's width, too, from the initial weights of its own: value by value."""
+    """Table 1's runs with the paper's width, too, from the initial weights that it points to: value by value."""
     paper = {name: published.TABLE1_SETTING[name] for name in ("wd", "momentum")}
     runs = _entries("protocol", "width64")[["label", "run"]].merge(_where(stored, **paper), on="run")
     if runs.empty:

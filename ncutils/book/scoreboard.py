@@ -68,7 +68,7 @@ def write(project: Path) -> None:
     again = claims.look(claims.table1_at_its_width, stored)
     if again.statements:
         short += (
-            f"\n- Run again at the paper's width, {scale(again.runs).partition(', ')[2]}, from Table 1's own initial weights, {again.text} "
+            f"\n- Run again at the paper's width, {scale(again.runs).partition(', ')[2]}, from the initial weights that Table 1 points to, {again.text} "
             "([one run each](03_adamw.ipynb))."
         )
     six = claims.look(claims.table1_by_its_protocol, stored)
@@ -310,8 +310,8 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         ),
         (
             f"{n['not decided'] + n['not run']} of {len(table)} statements are not decided at this scale, or not run",
-            "Among them are most of the [transformer](15_vit.ipynb), [ImageNet](16_imagenet.ipynb), the main setting taken alone, and, from one "
-            "seed, Table 1 by the paper's own protocol and width ([Adam and AdamW](03_adamw.ipynb)); near is within a factor of "
+            "Among them are most of the [transformer](15_vit.ipynb), [ImageNet](16_imagenet.ipynb), Adam against AdamW in the main setting taken "
+            "alone, where AdamW's decay has acted, and, from one seed, Table 1 by the paper's own protocol and width ([Adam and AdamW](03_adamw.ipynb)); near is within a factor of "
             f"{verdicts.CLOSE:g}. [All of them](scoreboard.md).",
             {
                 f"NC3 of AdamW above Adam's, where AdamW's decay has acted, {claims.MAIN}": of(
