@@ -51,7 +51,7 @@ soak: $(ENV)
 # Changes the modules that pyproject.toml names under tool.mutmut one place at a time, in a copy, and writes how many changes a
 # test noticed into results/mutants.csv, the others into results/survivors.csv: each wants a test, or a reason there. Hours;
 # MUTANTS='ncutils.theory.*' tries those alone, and a second call goes on where the first one stopped. A large module can be
-# sampled: MUTANTS="$$(python tools/mutants.py _build/mutate --draw ncutils/book/claims.py 100)", once it has been copied.
+# sampled: MUTANTS="$(python tools/mutants.py _build/mutate --draw ncutils/book/claims.py 100)", once it has been copied.
 MUTANTS ?=
 mutate: $(ENV)
 	$(BIN)/python -m mutmut --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --editable '.[mutate]'
