@@ -108,6 +108,11 @@ def _to_etf(grams, etf):
     return np.linalg.norm(grams / np.linalg.norm(grams, axis=(1, 2), keepdims=True) - etf, axis=(1, 2))
 
 
+def usual_head(run: Run) -> bool:
+    """Whether the classifier is trained as all else: not centred, and without decays of its own."""
+    return run.centre_head == "never" and run.head_coupled_wd is None and run.head_decoupled_wd is None
+
+
 def once(histories: list[History]) -> list[History]:
     """Each run once. Those that take the same steps (`runs.same_steps`), SGD and SGDW without momentum, count as one run:
     the one that stands for them, where it is there."""
@@ -130,8 +135,8 @@ def _passes(history: History, least: float | None) -> bool:
 
 
 def like(run: Run, *varied: str) -> tuple:
-    """What a run has in common with those that differ from it in rule, decays and the `varied` fields alone."""
-    return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).values())
+    """What a run has in common with those that differ from it in rule, decays and the `varied` fields alone: pairs of field and value."""
+    return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).items())
 
 
 def _valid(

@@ -16,7 +16,7 @@ from ncutils import census, theory, training
 from ncutils.models import mlp
 from ncutils.optimizers import RULES, _tried, find_rule, make_optimizer, set_lr
 from ncutils.runs import Run, exact_law, lr_per_step
-from ncutils.store import Store
+from ncutils.store import Store, read_grid
 from ncutils.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,6 +255,17 @@ def test_a_leak_is_the_share_of_the_row_sum():
         w -= 0.01 * v
     expected = np.linalg.norm((w - start).sum(0)) / np.sqrt(10) / np.linalg.norm(w - start)
     assert census.leak("sgd", loss="squared error", steps=5) == pytest.approx(expected, rel=1e-9)
+
+
+def test_each_rule_of_the_trained_networks_has_the_learning_rate_of_its_smallest_training_loss():
+    tried: dict = {}
+    shipped = Store(shipped=ROOT / "results")
+    for _, run in read_grid(ROOT / "params/quick/rules_lr.yaml"):
+        history = shipped.get(run)
+        loss = np.inf if history.diverged else history.final["train_loss"]
+        tried.setdefault((run.rule, run.options), []).append((loss, run.lr))
+    chosen = {(run.rule, run.options, run.lr) for _, run in read_grid(ROOT / "params/quick/rules.yaml")}
+    assert chosen == {(*rule, min(losses)[1]) for rule, losses in tried.items()}
 
 
 @pytest.mark.parametrize("rule", TRAINED)

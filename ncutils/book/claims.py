@@ -162,7 +162,7 @@ def _statement(says: str, found: pd.DataFrame, column: str, less: str, more: str
 
 def _true(says: str, like, runs, way) -> Statement:
     """Each run a comparison with itself, which goes the paper's way or not."""
-    found = {"like": list(like), "one": list(runs), "other": [f"{run} itself" for run in runs]}
+    found = {"like": list(like), "one": (names := list(runs)), "other": [f"{run} itself" for run in names]}
     value = np.where(np.asarray(way, bool), 1.0, -1.0)
     return Statement(says, pd.DataFrame(found | {"value": value, "fixed": value}), ratios=False)
 
@@ -558,11 +558,11 @@ def nc4(runs: pd.DataFrame) -> Seen:
     statements = [_true("NC4 is above 0.99 in a valid run", kept["like"], kept["run"], satisfied)]
     for c in METRICS[1:]:
         # of one setting and seed, where there are enough runs for a correlation and an order of NC4
-        groups = [(str(k), g) for k, g in kept.groupby("like") if len(g) >= 8 and g[column].nunique() > 1]
+        groups = [(k, g) for k, g in kept.groupby("like") if len(g) >= 8 and g[column].nunique() > 1]
         of_each = [(k, g[c].corr(g[column], "spearman")) for k, g in groups]
-        names, known = zip(*of_each, strict=True) if of_each else ((), ())
+        likes, known = zip(*of_each, strict=True) if of_each else ((), ())
         says = f"NC4 does not follow {c.upper()} (rank correlation under {UNRELATED})"
-        statements.append(_true(says, names, names, np.abs(known) < UNRELATED))
+        statements.append(_true(says, likes, map(str, likes), np.abs(known) < UNRELATED))
     return Seen(text + _signed(ranks, False), statements, runs)
 
 

@@ -121,7 +121,7 @@ def rule() -> str:
     v, half, twice = verdicts, math.sqrt(verdicts.CLOSE), verdicts.CLOSE**2
     return f"""- **Supported**: at least {100 * (1 - v.MINORITY):.0f} % of the comparisons go the paper's way, and the interval lies above one half. **Against**: at most
   {100 * v.MINORITY:.0f} % do, and it lies below. **Not decided**: the interval holds both one half and such a majority, or all comparisons are of fewer than
-  {v.FEWEST} settings and seeds. **Mixed**: any other. **Not run**: there is nothing to compare.
+  {v.FEWEST} sets of network, data and seed. **Mixed**: any other. **Not run**: there is nothing to compare.
 - Close means within a factor of {v.CLOSE:g}; a curve has settled within a factor of {v.STILL:g}; an accuracy stays within {v.ACCURACY:g}; an order of magnitude is {v.MUCH:g};
   metrics are unrelated under a rank correlation of {v.UNRELATED:g}. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
@@ -191,7 +191,7 @@ def _statement(row) -> str:
     if not c.n:
         return f"<li {data}>{chip} {words}</li>"
     behind = {
-        "comparisons": f"{share(c)}, {c.sets} set{'s' * (c.sets > 1)} of setting and seed",
+        "comparisons": f"{share(c)}, {c.sets} set{'s' * (c.sets > 1)} of network, data and seed",
         "gauge fixed": fixed(row),
         "median ratio": ratio(statement.effect()),
         "p, Holm": f"{row.p:.2g}",
@@ -288,7 +288,10 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             f"Decoupled decay leaves NC3 higher than coupled decay: {stands((decay, 'SignumW above Signum in NC3'), (pairs, acted), best)}",
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
-            "[six settings](14_six_settings.ipynb)).",
+            f"[six settings](14_six_settings.ipynb)). Seeds of one network on one data set hardly differ: what speaks for another network is that at the best decay "
+            "AdamW's NC3 is the higher one in {} of {} pairs of network and data.".format(
+                *verdicts.by_network(of(*best).statement)
+            ),
             {
                 "NC3 of SignumW above Signum's": of(decay, "SignumW above Signum in NC3"),
                 "NC3 of AdamW above Adam's, where AdamW's decay has acted": of(pairs, acted),

@@ -1,10 +1,10 @@
 """How many comparisons go the paper's way, and what is concluded from that: the rule of the scoreboard, in one place.
 
-A statement of the paper is a set of comparisons of two measurements. `Counted` says how many go its way, with a Wilson
-interval. Comparisons share runs, so the interval is that of as many as are independent: the runs less the groups that
-comparisons tie together (all pairs of six runs are five independent comparisons). A bootstrap would have no width where
-all go one way, which is the usual case here. Runs of one setting and seed share initial weights and data, which no count
-of comparisons undoes; so the number of such sets stands beside it, and the intervals of ratios draw whole sets.
+A statement of the paper is a set of comparisons of two measurements. `Counted` says how many go its way, with the exact
+(Clopper-Pearson) interval: with few comparisons, which is the usual case, Wilson's and the score test decide too often. A
+bootstrap would have no width where all go one way. Comparisons share runs, so the interval is that of as many as would vary
+as much, were there nothing to find (`effective`). Runs of one network, data and seed share initial weights and data, which
+no count of comparisons undoes; so the number of such sets stands beside it, and one alone decides nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ncutils import analysis
 # supported where no larger share goes the other way, against where no larger one goes the paper's
 MINORITY = 0.2
 LEVEL = 0.05  # of the test against one half, which a 95 % interval inverts, and of Holm's correction within a family of figures
-FEWEST = 2  # settings and seeds: one alone decides nothing, however many its comparisons
+FEWEST = 2  # networks, data and seeds: one set alone decides nothing, however many its comparisons
 CLOSE = 2.0  # factor within which values are "close" or "hardly move"
 STILL = 1.1  # factor within which a curve has settled, and beyond which it has turned
 MUCH = 10.0  # the paper's "one order of magnitude"
@@ -32,12 +32,12 @@ VERDICTS = ("supported", "mixed", "against", "not decided", "not run")
 
 @dataclass(frozen=True)
 class Counted:
-    """`k` of `n` comparisons, of which `independent` are, from so many `sets`: a Wilson 95 % interval and the p of its test
-    against one half."""
+    """`k` of `n` comparisons, which count as `effective` independent ones, from so many `sets` of network, data and seed: the
+    exact 95 % interval and the p of its test against one half."""
 
     k: int
     n: int
-    independent: int
+    effective: float
     sets: int
 
     @property
@@ -47,16 +47,19 @@ class Counted:
 
         if not self.n:
             return math.nan, math.nan
-        m = self.independent
-        low, high = proportion_confint(m * self.k / self.n, m, method="wilson")
+        m = self.effective
+        low, high = proportion_confint(m * self.k / self.n, m, method="beta")
         return float(low), float(high)
 
     @property
     def p(self) -> float:
-        """Two-sided score test of one half, which the interval inverts."""
+        """Two-sided binomial test of one half, which the interval inverts."""
+        from scipy.special import betainc
+
         if not self.n:
             return math.nan
-        return math.erfc(abs(2 * self.k / self.n - 1) * math.sqrt(self.independent / 2))
+        most = self.effective * max(self.k, self.n - self.k) / self.n  # so many or more of fair coins
+        return min(1.0, 2 * float(betainc(most, self.effective - most + 1, 0.5)))
 
     def verdict(self, minority: float = MINORITY) -> str:
         """Supported, or against: all but a minority of the comparisons go one way, and the interval leaves out an even split.
@@ -95,11 +98,11 @@ class Statement:
         """With `times` the threshold log(factor)."""
         found, limit = self.found.dropna(subset=column), times * math.log(self.factor)
         way = found[column].abs() < limit if self.within else found[column] > limit
-        return Counted(int(way.sum()), len(found), self._independent[column], found["like"].nunique())
+        return Counted(int(way.sum()), len(found), self._effective[column], sets(found["like"]))
 
     @functools.cached_property
-    def _independent(self) -> dict[str, int]:
-        return {column: independent(self.found.dropna(subset=column)) for column in ("value", "fixed")}
+    def _effective(self) -> dict[str, float]:
+        return {column: effective(self.found.dropna(subset=column)) for column in ("value", "fixed")}
 
     def effect(self, column: str = "value") -> tuple[float, float, float]:
         """Median ratio and the ends of its 95 % interval, whole sets drawn (`analysis.ratio_of_medians`); nan for signs."""
@@ -110,15 +113,36 @@ class Statement:
         return analysis.ratio_of_medians(ratios, "x", pairwise=True, resamples=2000)
 
 
-def independent(found: pd.DataFrame) -> int:
-    """Of comparisons as edges between measurements, the number without a cycle: measurements less connected groups."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def effective(found: pd.DataFrame) -> float:
+    """The number of independent comparisons of which as large a share would go one way by chance: n^2 / (4 Var), at most n.
 
-    codes, names = pd.factorize(pd.concat([found["one"], found["other"]]))
-    one, other = codes[: len(found)], codes[len(found) :]
-    edges = coo_array((np.ones(len(found)), (one, other)), shape=(len(names), len(names)))
-    return len(names) - connected_components(edges, directed=False)[0] if len(names) else 0
+    Var is that of the count under exchangeable measurements. Two comparisons that have one measurement in common vary
+    together by 1/12 where it is on the same side of both, by -1/12 where it is not, since of three values any one is the
+    largest in a third of cases; so Var = (sum over measurements of (times one - times other)^2 + the same over pairs) / 12.
+    All pairs of six runs count as 7.9 (Kendall's variance), three runs against a fourth as 1.8.
+    """
+    if found.empty:
+        return 0.0
+    measured = pd.factorize(pd.concat([found["one"], found["other"]]))[0]
+    one, other = measured.reshape(2, -1)
+    once, also = (np.bincount(of, minlength=measured.max() + 1) for of in (one, other))
+    ends = [np.minimum(one, other), np.maximum(one, other)]
+    of_pairs = pd.Series(np.sign(other - one)).groupby(ends).sum()
+    variance = (np.square(once - also).sum() + np.square(of_pairs).sum()) / 12
+    return min(len(found), len(found) ** 2 / (4 * variance)) if variance else float(len(found))
+
+
+def sets(like) -> int:
+    """How many different networks, data sets and seeds are among what comparisons are `analysis.like`."""
+    named = ("arch", "dataset", "seed")
+    return len({tuple(v for k, v in of if k in named) if isinstance(of, tuple) else of for of in like})
+
+
+def by_network(statement: Statement) -> tuple[int, int]:
+    """In how many pairs of network and data the median comparison goes the paper's way, and how many such pairs there are."""
+    of = [tuple(v for k, v in like if k in ("arch", "dataset")) for like in statement.found["like"]]
+    medians = statement.found["value"].groupby(pd.Series(of, statement.found.index)).median().dropna()
+    return int((medians > math.log(statement.factor)).sum()), len(medians)
 
 
 def judged(statements: pd.DataFrame) -> pd.DataFrame:
