@@ -248,7 +248,8 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
     runs = _valid(histories, column, varied=() if along_wd else (along,))
     groups = runs.groupby("like" if along_wd else ["like", "wd"], sort=False)
     found = [g[[along, column]].corr("spearman").iloc[0, 1] for _, g in groups if len(g) > 2]
-    return (float(np.nanmean(found)) if found else float("nan")), len(found)
+    found = [r for r in found if not math.isnan(r)]  # a metric that does not vary has no order
+    return (float(np.mean(found)) if found else math.nan), len(found)
 
 
 def best(groups: Groups) -> dict[str, History]:

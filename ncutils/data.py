@@ -186,8 +186,12 @@ def load(
 
     With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear). `fit`, "pad" or
     "resize", is what brings a source's 28 x 28 images to 32 x 32; `scale` is "measured" or "published".
-    Raises ValueError for an unknown name or too large an n_train or n_test, FileNotFoundError where files are missing.
+    Raises ValueError for an unknown name, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
+    where files are missing.
     """
+    if scale not in ("measured", *["published"] * (name in PUBLISHED)):
+        known = ", ".join(PUBLISHED)
+        raise ValueError(f"scale = {scale!r} is not allowed: use 'measured', or 'published' for {known}")
     return _load(data_folder(), name, n_train, n_test, device, image_size, fit, scale)
 
 
@@ -202,6 +206,11 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
         paths, of_test = ([split.paths[i] for i in part] for split, part in zip(both, chosen))
         sample = balanced_order(y.cpu().numpy())[:1000]
         x, x_test = _streamed(paths, of_test, sample, torch.device(device), image_size)
+        if scale == "published":
+            for part in (x, x_test):
+                part.mean, part.std = (
+                    255 * torch.tensor(v, device=device)[:, None, None] for v in PUBLISHED[name]
+                )
         return Dataset(x, y, x_test, y_test, n_classes, x.standardise(torch.zeros(1, 3, 1, 1)).flatten())
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
     if scale == "published":

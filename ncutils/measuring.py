@@ -248,14 +248,14 @@ def cdnv(means: torch.Tensor, variances: torch.Tensor, exponent: float = 1.0) ->
     Papyan 2024).
     """
     means, variances, k = means.double(), variances.double(), len(means)
-    total = sum(_cdnv(means, variances, i, exponent).nansum() for i in _blocks(means))
+    total = sum(_cdnv(means, variances, i, exponent).sum() for i in _blocks(means))
     return float(total / (k * (k - 1)))
 
 
 def _cdnv(means, variances, i, exponent):
-    """The terms of `cdnv` of the classes i with all others, nan of a class with itself."""
+    """The terms of `cdnv` of the classes i with all others, 0 of a class with itself."""
     ratios = (variances[i, None] + variances) / 2 / _distances(means, i).square() ** exponent
-    ratios.diagonal(int(i[0])).fill_(math.nan)
+    ratios.diagonal(int(i[0])).zero_()
     return ratios
 
 
@@ -308,11 +308,9 @@ def _at_rest(model, device):
     numbers put back; all as it was afterwards."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    inner = model
-    while isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or hasattr(
-        inner, "_orig_mod"
-    ):
-        inner = inner.module if hasattr(inner, "module") else inner._orig_mod
+    inner, parallel = model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(inner, parallel) or hasattr(inner, "_orig_mod"):
+        inner = inner.module if isinstance(inner, parallel) else inner._orig_mod
     tensors = [*inner.parameters(), *inner.buffers()]
     before = tensors[0].device if tensors else torch.device("cpu")
     where = before if device is None else pick_device(str(device))
@@ -325,22 +323,25 @@ def _at_rest(model, device):
         torch.compiler.set_stance("force_eager"),
     ):
         try:
-            yield inner.eval().to(where), where
+            yield inner.eval() if where == before else inner.eval().to(where), where
         finally:
-            inner.to(before)
+            if where != before:
+                inner.to(before)
             for module, training in modes:
                 module.training = training
 
 
 @contextlib.contextmanager
 def _same_order_afterwards(loader):
-    """Puts back the generator that draws a loader's order, so that measuring does not change the training it is part of."""
-    generator = getattr(loader, "generator", None)
-    state = generator.get_state() if isinstance(generator, torch.Generator) else None
+    """Puts back the generators that draw a loader's order, so that measuring does not change the training it is part of."""
+    batches = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
+    drawn = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}.values()
+    states = [(g, g.get_state()) for g in drawn if isinstance(g, torch.Generator)]
     try:
         yield
     finally:
-        if state is not None:
+        for generator, state in states:
             generator.set_state(state)
 
 
@@ -359,7 +360,8 @@ class _Network:
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
         self.candidates = linear if head is None else [self._module("head", head)]
-        self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers or ())}
+        layers = [layers] if isinstance(layers, str | nn.Module) else layers or ()
+        self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers)}
         self.hooks: list[Any] = []
 
     def _module(self, argument, wanted):
@@ -389,7 +391,8 @@ class _Network:
             hook.remove()
 
     def _see_head(self, module, inputs, kwargs, output):
-        self.ran = (module, _first_tensor([*inputs, *kwargs.values()]).detach().clone(), output.detach())
+        given = _first_tensor([*inputs, *kwargs.values()]).detach().clone()
+        self.ran = module, given, _first_tensor(output).detach()
         self.half = self.half or torch.is_autocast_enabled(self.device.type)
 
     def parts(self, loader, what: str, labelled: bool = True):
@@ -426,10 +429,18 @@ class _Network:
             raise ValueError(
                 f"head = {self.names[module]!r} must be a linear layer, with a weight [K, p] for features [n, p]"
             )
+        if len(weight) < 2:
+            raise ValueError(
+                f"head = {self.names[module]!r} has {len(weight)} row; neural collapse needs K >= 2 classes"
+            )
         self.candidates = [module]  # the same in each batch
         if missing := [name for name in self.layers if name not in self.seen]:
             raise ValueError(f"layers = {missing} did not run")
         logits = logits.reshape(-1, logits.shape[-1]).to(self.place)
+        if flat := [name for name in self.layers if self.seen[name].ndim < 2]:
+            raise ValueError(
+                f"layer {flat[0]!r} gave no row for each sample of {what}: it cannot be measured"
+            )
         found = {name: self.seen[name].flatten(1) for name in self.layers} | {
             self.names[module]: h.reshape(-1, h.shape[-1])
         }
@@ -475,10 +486,18 @@ class _Network:
         rows = slice(None) if self.classes is None else self.rows
         bias = getattr(self.head, "bias", None)
         weight = self.head.weight.detach().to(self.place)[rows]
-        return weight, None if bias is None else bias.detach().to(self.place)[rows]
+        bias = None if bias is None else bias.detach().to(self.place)[rows]
+        for name, of_head in (("weight", weight), ("bias", bias)):
+            if of_head is not None and not torch.isfinite(of_head).all():
+                raise ValueError(f"head: its {name} holds NaN or infinity")
+        return weight, bias
 
     def _labels(self, labels, n, what):
-        labels, k = torch.as_tensor(labels), len(self.head.weight)
+        k = len(self.head.weight)
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"labels of {what} must be integers, got {type(labels).__name__}") from None
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"labels of {what} must be integers, got {labels.dtype}")
         if labels.numel() != n:
@@ -585,7 +604,7 @@ def _variances(collapse) -> dict[str, float]:
     return {
         "nc1_quotient": float(collapse.squares.sum() / n / between),
         "nc1_cdnv": cdnv(means, collapse.squares / collapse.counts),
-        "nearest_mean": float(collapse.nearest_right.sum() / n),
+        "nearest_mean": float(collapse.nearest_right.sum() / n.double()),
     }
 
 
@@ -599,6 +618,7 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[st
         with metrics.full_precision(network.place):
             for name, h in features.items():
                 _check_width(name, h, means[name], "test")
+                _check_finite(name, h, "test")
                 collapse[name].add(h, labels)
             by_weight.add(features[head], labels)
             right += int(hits.sum())
@@ -613,8 +633,8 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[st
     out[head]["accuracy_test"] = right / int(by_weight.counts.sum())
     of_classes = {
         "n_test": by_weight.counts,
-        "nc4_test": by_weight.agree / by_weight.counts,
-        "nearest_mean_test": by_weight.nearest_right / by_weight.counts,
+        "nc4_test": by_weight.agree / by_weight.counts.double(),
+        "nearest_mean_test": by_weight.nearest_right / by_weight.counts.double(),
     }
     return out, {name: values.cpu().numpy() for name, values in of_classes.items()}
 
@@ -625,6 +645,7 @@ def _nc5(network, loader, means) -> dict[str, float]:
     for features, _, _ in network.parts(loader, "ood", labelled=False):
         for name, h in features.items():
             _check_width(name, h, means[name], "ood")
+            _check_finite(name, h, "ood")
             sums[name] += h.sum(0, dtype=torch.float64)
         n += len(h)
     if not n:
@@ -639,8 +660,8 @@ def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
     m, w = centred.norm(dim=1), weight.norm(dim=1)
     columns = {
         "n": counts,
-        "nc4": collapse.agree.cpu() / counts,
-        "nearest_mean": collapse.nearest_right.cpu() / counts,
+        "nc4": collapse.agree.cpu() / counts.double(),
+        "nearest_mean": collapse.nearest_right.cpu() / counts.double(),
         "variance": metrics.ldexp(collapse.squares.cpu() / counts, 2 * collapse.exponent),
         "mean_norm": m,
         "weight_norm": w,
@@ -657,6 +678,11 @@ def _check_width(name, features, means, what) -> None:
             f"layer {name!r} gave {features.shape[1]} features for a batch of {what}, {means.shape[1]} before: all inputs must "
             "be of one size"
         )
+
+
+def _check_finite(name, features, what) -> None:
+    if not torch.isfinite(features).all():
+        raise ValueError(f"layer {name!r} gave NaN or infinity for a batch of {what}")
 
 
 def _check_same(first, second, collapse, half: bool) -> None:

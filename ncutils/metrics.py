@@ -111,9 +111,15 @@ def nc_metrics(
         means = class_means(features, labels, len(weight))
     else:
         _check_means(means, weight)
+        _check_counts(torch.bincount(labels.to(torch.int64), minlength=len(weight)))
     collapse = Collapse(means, weight, bias, features.dtype)
     collapse.add(features, labels)
-    return collapse.metrics(normalisation)
+    found = collapse.metrics(normalisation)
+    if not math.isfinite(found["nc1"]):  # by the features, or by means that are all equal
+        for h in features.detach().split(_rows(features.shape[1])):
+            if not torch.isfinite(h).all():
+                raise ValueError("features hold NaN or infinity; every feature must be a finite number")
+    return found
 
 
 @_in_full_precision
@@ -294,6 +300,7 @@ def _check_labels(labels, features, n_classes: int) -> None:
         )
     if labels.device != features.device:
         raise ValueError("features, labels, weight and bias must be on one device")
+    labels = labels.to(torch.int64)
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= n_classes:
         found = f"{int(labels.min())} to {int(labels.max())}" if len(labels) else "none"
         raise ValueError(f"labels must lie in [0, {n_classes}), for K = {n_classes} classes, found {found}")

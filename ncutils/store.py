@@ -43,7 +43,8 @@ class Store:
     """The runs of one folder, and the shipped ones."""
 
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
-        self.folder = Path(os.path.expanduser(folder)) if folder else chosen_folder("NCUTILS_RUNS", "runs")
+        folder = Path(os.path.expanduser(folder)) if folder else chosen_folder("NCUTILS_RUNS", "runs")
+        self.folder = folder.absolute()  # worker processes keep the current folder that they started in
         self.shipped = Path(shipped) if shipped else project_folder("results") if in_clone() else None
 
     def get(self, run: Run) -> History | None:

@@ -129,7 +129,7 @@ def _trained(
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     # workers outlive a sweep, and keep the environment that they started with
-    folder = str(data.data_folder())
+    folder = str(data.data_folder().absolute())
     try:
         yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
     except TerminatedWorkerError:

@@ -115,7 +115,9 @@ def lemma_e6(decay, momentum, t) -> np.ndarray:
     root = np.sqrt((log_beta**2 - 4 * decay).astype(complex))
     r1, r2 = (log_beta + root) / 2, (log_beta - root) / 2
     t = np.asarray(t, dtype=np.float64)
-    return ((r2 * np.exp(r1 * t) - r1 * np.exp(r2 * t)) / (r2 - r1)).real
+    with np.errstate(invalid="ignore"):
+        apart = (r2 * np.exp(r1 * t) - r1 * np.exp(r2 * t)) / (r2 - r1)
+    return np.where(r1 == r2, np.exp(r1 * t) * (1 - r1 * t), apart).real
 
 
 def signgd(K, wd, lr, steps: int, coupled: bool, dtype=None) -> np.ndarray:

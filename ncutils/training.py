@@ -22,7 +22,7 @@ from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
 __all__ = ["History", "Run", "least_memory", "lr_per_step", "make_model", "train"]
 
-CHECKPOINT_SECONDS = float(os.environ.get("NCUTILS_CHECKPOINT_SECONDS", 300))
+CHECKPOINT_SECONDS = float(os.environ.get("NCUTILS_CHECKPOINT_SECONDS") or 300)
 
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {

@@ -152,6 +152,15 @@ def test_what_takes_the_same_steps_weighs_once_in_a_regression_and_a_rank_correl
     assert analysis.rank_correlation([*by_decay, twin], "nc0") == (pytest.approx(-1), 1)
 
 
+def test_a_group_whose_metric_does_not_vary_counts_as_none():
+    rising = [history("SGD", wd, wd) for wd in (0.1, 0.2, 0.3)]
+    level = [history("SGD", wd, 1.0, seed=1) for wd in (0.1, 0.2, 0.3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy's, of a constant
+        assert analysis.rank_correlation(rising + level, "nc0") == (1.0, 1)
+        assert np.isnan(analysis.rank_correlation(level, "nc0")[0])
+
+
 def test_captions_and_sentences_count_the_same_steps_once(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "say", said := [].append)
     kept = [*sgd_and_sgdw(), *sgd_and_sgdw(momentum=0.9)]

@@ -377,3 +377,25 @@ def test_readers_of_images_fork_on_linux_alone(platform, how, tmp_path, monkeypa
         other.setattr(data.sys, "platform", platform)
         (found,) = data.batches(pets.train_images, [torch.arange(2)])
     assert asked == [how] and torch.equal(found, expected)
+
+
+def test_streamed_images_have_the_published_scale(tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "small")
+    monkeypatch.setitem(data.PUBLISHED, "small", ((0.5, 0.25, 0.1), (0.2, 0.1, 0.4)))
+    loaded = data.load("small", image_size=8, scale="published")
+    assert loaded.black == pytest.approx(torch.tensor([-2.5, -2.5, -0.25]))
+    pixels = loaded.train_images[0][None].float() / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in data.PUBLISHED["small"])
+    torch.testing.assert_close(
+        loaded.train_images.standardise(loaded.train_images[0][None]), (pixels - mean) / std
+    )
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_scale_that_is_not_known_is_refused():
+    for name, scale in (("digits", "published"), ("MNIST", "whitened")):
+        with pytest.raises(
+            ValueError, match=f"scale = '{scale}' is not allowed: use 'measured', or 'published' for"
+        ):
+            data.load(name, scale=scale)

@@ -320,6 +320,54 @@ def test_wrapped_models(wrap):
     assert list(got.frame.index) == ["1", "4"]
 
 
+class Named(nn.Module):
+    """A model with a child that is called as DataParallel's is, and goes on behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.module, self.fc = network(), nn.Linear(K, K)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.module(x)))
+
+
+def test_a_compiled_model_with_a_child_called_module():
+    data, model = digits(), Named()
+    got = measure(torch.compile(model, backend="eager"), batches(data))
+    assert got.head == "fc" and dict(got) == dict(measure(model, batches(data)))
+
+
+def test_a_model_on_several_devices_stays_where_it_is():
+    data, model = digits(), Named()
+    expected = dict(measure(model, batches(data)))
+    model.spare = nn.Linear(2, 2, device="meta")
+    assert dict(measure(model, batches(data))) == expected and model.spare.weight.is_meta
+
+
+def test_the_order_of_a_sampler_of_its_own_is_put_back():
+    data, order = digits(), torch.Generator().manual_seed(3)
+    sampler = torch.utils.data.RandomSampler(data[1], generator=order)
+    before = order.get_state()
+    measure(network(), DataLoader(TensorDataset(*data), 16, sampler=sampler))
+    assert torch.equal(order.get_state(), before)
+
+
+def test_shares_do_not_depend_on_the_default_type():
+    data = digits()
+    usual = measure(network(), batches(data), test=batches(data))
+    torch.set_default_dtype(torch.float16)
+    try:
+        model = network(torch.float32)
+        model.load_state_dict(NETWORK)
+        got = measure(model, batches(data), test=batches(data))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert dict(got) == dict(usual) and got.classes.equals(usual.classes)
+
+
+NETWORK = network().state_dict()
+
+
 def test_a_part_that_is_compiled():
     data, model = digits(), network()
     model[2] = torch.compile(model[2], backend="eager")
@@ -473,6 +521,26 @@ X, Y = digits()
 TWICE = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
 
 
+class First(nn.Module):
+    """What a recurrent layer gives, without its state."""
+
+    def forward(self, output):
+        return output[0]
+
+
+class Mean(nn.Module):
+    """One number for the whole batch beside the logits, which go on."""
+
+    def forward(self, logits):
+        return logits.mean(), logits
+
+
+def broken_head():
+    model = network()
+    model[-1].weight.data[0, 0] = math.nan
+    return model
+
+
 @pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("model", "loader", "options", "sentence"),
@@ -538,6 +606,30 @@ TWICE = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU())
         (network(), [{"x": X}], {}, r"loader must give batches \(inputs, labels\).*got a mapping with x"),
         (network(), batches((X * float("nan"), Y)), {}, "features hold NaN or infinity"),
         (network(), batches((X, Y)), {"device": "nowhere"}, "device = 'nowhere' is not to be had here"),
+        (
+            network(),
+            batches((X, Y)),
+            {"test": [(X / 0, Y)]},
+            "layer '4' gave NaN or infinity for a batch of test",
+        ),
+        (network(), batches((X, Y)), {"ood": [X * float("nan")]}, "layer '4' gave NaN .* for a batch of ood"),
+        (broken_head(), batches((X, Y)), {}, "head: its weight holds NaN or infinity"),
+        (nn.Sequential(nn.Linear(SIZE, 1)), batches((X, 0 * Y)), {}, "head = '0' has 1 row; .* needs K >= 2"),
+        (Wrapped("none"), batches((X, Y)), {"layers": "unused"}, r"layers = \['unused'\] did not run"),
+        (network(), [(X, None)], {}, "labels of loader must be integers, got NoneType"),
+        (network(), [(X, ["a"] * len(X))], {}, "labels of loader must be integers, got list"),
+        (
+            nn.Sequential(nn.GRU(SIZE, 8), First(), nn.Linear(8, K)),
+            batches((X, Y)),
+            {"head": "0"},
+            "head = '0' must be a linear layer",
+        ),
+        (
+            nn.Sequential(nn.Linear(SIZE, K), Mean()),
+            batches((X, Y)),
+            {"layers": "1"},
+            "layer '1' gave no row for each sample",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(model, loader, options, sentence):

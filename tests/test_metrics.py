@@ -682,3 +682,22 @@ def test_memory_beyond_the_features(shape, allowed):
         [sys.executable, "-c", MEMORY.format(shape=shape)], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < allowed
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_features_are_checked_beside_means_that_are_given():
+    h, y, w = (
+        torch.randn(40, 5, generator=torch.Generator().manual_seed(0)),
+        torch.arange(40) % 4,
+        torch.eye(4, 5),
+    )
+    means = class_means(h, y, 4)
+    for bad in (math.nan, math.inf):
+        broken = h.clone()
+        broken[7, 2] = bad
+        with pytest.raises(ValueError, match="features hold NaN or infinity"):
+            nc_metrics(broken, y, w, means=means)
+    with pytest.raises(ValueError, match="labels: class 3 of 4 has no sample"):
+        nc_metrics(h, y.clamp(max=2), w, means=means)
+    for kind in (torch.uint16, torch.uint32, torch.uint64):
+        assert nc_metrics(h, y.to(kind), w, means=means) == nc_metrics(h, y, w)

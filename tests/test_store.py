@@ -372,3 +372,12 @@ def test_the_page_on_results_names_every_column_field_and_fact_that_ships():
     for path in (ROOT / "results").glob("*.csv"):
         found |= {*pd.read_csv(path, nrows=0).columns}
     assert found - named == set() and len(found) > 60
+
+
+def test_a_store_stays_where_it_was_when_the_current_folder_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NCUTILS_RUNS", "mine")
+    stores = Store(), Store("runs")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert [store.folder for store in stores] == [tmp_path / "mine", tmp_path / "runs"]

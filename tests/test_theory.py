@@ -246,7 +246,7 @@ def test_theorem_3_1_needs_alpha_0():
     assert np.allclose(small / small[0], theory.nc0_law(np.full(30, 0.1), 0.05, 0.9) ** 2)
 
 
-@pytest.mark.parametrize("decay", [0.002, 0.05])  # over- and under-damped
+@pytest.mark.parametrize("decay", [0.002, np.log(0.9) ** 2 / 4, 0.05])  # over-, critically and under-damped
 def test_lemma_e6_solves_its_equation(decay):
     beta = 0.9
     t = np.linspace(0, 50, 20_001)

@@ -288,7 +288,7 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             f"Decoupled decay leaves NC3 higher than coupled decay: {stands((decay, 'SignumW above Signum in NC3'), (pairs, acted), best)}",
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
-            f"[six settings](14_six_settings.ipynb)). Seeds of one network on one data set hardly differ: what speaks for another network is that at the best decay "
+            "[six settings](14_six_settings.ipynb)). Seeds of one network on one data set hardly differ: what speaks for another network is that at the best decay "
             "AdamW's NC3 is the higher one in {} of {} pairs of network and data.".format(
                 *verdicts.by_network(of(*best).statement)
             ),
