@@ -262,7 +262,7 @@ def test_lemma_e6_solves_its_equation(decay):
 def test_past_a_decay_the_exact_limit_breaks_the_inequality_that_lemma_e6_is_applied_to(beta, share):
     """The law's own alpha at small lr against alpha' <= -wd * integral of beta^(t - tau) alpha, in slow time t = lr steps."""
     wd = share * (1 - beta) / 2 * (np.log(1 / beta) - (1 - beta) / 2)
-    lr, t = 1e-3, np.linspace(0, 60 / (1 - beta), 60_001)
+    lr, t = 1e-3, np.linspace(0, 60 / (1 - beta), 6001)
     alpha = np.exp(-theory.alpha_rate(lr, wd, beta) / lr * t)
     kernel, h = beta**t, t[1]
     integral = h * (np.convolve(kernel, alpha)[: len(t)] - (kernel * alpha[0] + kernel[0] * alpha) / 2)

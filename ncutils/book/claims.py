@@ -162,7 +162,8 @@ def _statement(says: str, found: pd.DataFrame, column: str, less: str, more: str
 
 def _true(says: str, like, runs, way) -> Statement:
     """Each run a comparison with itself, which goes the paper's way or not."""
-    found = {"like": list(like), "one": (names := list(runs)), "other": [f"{run} itself" for run in names]}
+    runs = list(runs)
+    found = {"like": list(like), "one": runs, "other": [f"{run} itself" for run in runs]}
     value = np.where(np.asarray(way, bool), 1.0, -1.0)
     return Statement(says, pd.DataFrame(found | {"value": value, "fixed": value}), ratios=False)
 
