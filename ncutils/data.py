@@ -189,7 +189,7 @@ def load(
     Raises ValueError for an unknown name, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
     where files are missing.
     """
-    if scale not in ("measured", *["published"] * (name in PUBLISHED)):
+    if scale != "measured" and not (scale == "published" and name in PUBLISHED):
         known = ", ".join(PUBLISHED)
         raise ValueError(f"scale = {scale!r} is not allowed: use 'measured', or 'published' for {known}")
     return _load(data_folder(), name, n_train, n_test, device, image_size, fit, scale)
