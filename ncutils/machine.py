@@ -66,9 +66,15 @@ def _flush_denormals_in_all_threads() -> None:
     shared among threads: when this module is imported. Where softmax and decay leave gradients and weights at 1e-40, a
     step of the feature model takes five times as long without it.
     """
+    before = _flushes_denormals()
     torch.set_flush_denormal(True)
     torch.zeros(2**15 * torch.get_num_threads()).add_(1)  # large enough for all of them
-    torch.set_flush_denormal(False)
+    torch.set_flush_denormal(before)
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread takes denormal numbers for zero; torch has no question for it."""
+    return float(torch.tensor(1e-40) * 1) == 0
 
 
 _flush_denormals_in_all_threads()
@@ -80,6 +86,7 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     wide), denormal numbers as zero (a network that decays to zero would otherwise take half as long again), a GPU's fastest
     kernels, and memory kept from step to step where it is much."""
     threads_before, benchmark_before = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    flushed_before = _flushes_denormals()
     torch.set_num_threads(threads or (min(threads_before, usable_cores()) if wide else 1))
     torch.backends.cudnn.benchmark = True
     torch.set_flush_denormal(True)
@@ -104,7 +111,7 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     finally:
         if wide and device.type == "cpu":
             keep_freed_memory(False)
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(flushed_before)
         torch.backends.cudnn.benchmark = benchmark_before
         torch.set_num_threads(threads_before)
 

@@ -136,11 +136,10 @@ def nc4(
     _check("features", features, 2)
     _check_classifier(weight, bias, features)
     _check_means(means, weight)
-    eps = torch.finfo(torch.promote_types(features.dtype, torch.float32)).eps
     exponent, agree = _exponent(means), 0
     (w, b, f), means = _logits(weight, bias, exponent), ldexp(means, -exponent)
     centred = means - means.mean(0)
-    if not len(features) or centred.norm() <= 4 * eps * means.norm():
+    if not len(features) or centred.norm() <= _noise(features.dtype) * means.norm():
         return math.nan
     for h in features.detach().split(_rows(features.shape[1])):
         h = ldexp(h, -exponent)
@@ -371,6 +370,8 @@ class Collapse:
         global_mean, scale = centred.mean(0), centred.norm()
         centred.sub_(global_mean)  # M^T [K, p]
         gram, u, s, vt = _between_class_svd(centred, scale, self.dtype)
+        if not len(s):  # all class means equal, but for rounding
+            centred, gram = centred.zero_(), None
         self.singular, self.many = s, self.many and len(s) > 0
         at_global_mean = b + ldexp(w_c @ global_mean, -f)
         self.geometry, radii = _geometry(centred, gram, w_c, w_mean, (u, s, vt), at_global_mean, f, self.many)
@@ -521,13 +522,24 @@ class Collapse:
         return (self.spread - too_much).clamp_min(0)
 
 
+def _noise(dtype) -> float:
+    """The share of the class means' norm that their rounding may be, for features of this type: what lies under it is noise.
+
+    Features carry a relative rounding of their type's eps, and so do the means. Half precision is judged as float32: its
+    noise averages out within a class. What a sum in float64 adds does not: it grows like the root of a class's samples, of
+    which a million are allowed for.
+    """
+    return (1024 if dtype == torch.float64 else 4) * torch.finfo(
+        torch.promote_types(dtype, torch.float32)
+    ).eps
+
+
 def _between_class_svd(centred, scale, dtype):
     """Thin SVD M^T = U diag(s) V^T, cut at the true rank r -> (M^T M [K, K] if it was made, U [K, r], s [r], V^T [r, p]).
 
-    Features carry a relative rounding of their dtype's eps, and so do the means, of norm `scale`: singular values
-    under that are noise. Half-precision features are judged as float32: their noise averages out within a class.
+    `scale` is the norm of the means before they were centred.
     """
-    least, (k, p) = 4 * torch.finfo(dtype).eps * scale, centred.shape
+    least, (k, p) = _noise(dtype) * scale, centred.shape
     if dtype == torch.float64 or k <= 64:
         u, s, vt = torch.linalg.svd(centred, full_matrices=False)
         rank = min(int((s > least).sum()), k - 1)

@@ -264,9 +264,10 @@ def evaluate(
 def measure(model, dataset, run, augment: data.CropFlip | None = None) -> dict:
     """A row of the History. The training set passes through the network once for the loss and all metrics, augmented where
     `augment` is given; the test set is never augmented."""
-    test, test_loss, test_acc = evaluate(
-        model, dataset.test_images, dataset.test_labels, run.precision, run.batch_size
-    )
+    tests = dataset.test_images, dataset.test_labels
+    if run.arch == "ufm":  # has no test features, however many images there are
+        tests = tests[0][:0], tests[1][:0]
+    test, test_loss, test_acc = evaluate(model, *tests, run.precision, run.batch_size)
     features, train_loss, train_acc = evaluate(
         model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size, augment
     )

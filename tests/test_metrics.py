@@ -408,21 +408,22 @@ def test_nc4_of_other_features(problem):
     assert math.isnan(nc4(torch.zeros(0, len(mu[0])), torch.from_numpy(mu), torch.from_numpy(w)))
 
 
-def test_rank_is_the_true_one_in_float32():
+@pytest.mark.parametrize(("dtype", "n"), [("float32", 500), ("float64", 500_000)])
+def test_rank_is_the_true_one(dtype, n):
     """Five class means in a plane of R^50, far from the origin: Sigma_B has rank 2, its other directions are rounding."""
     rng = np.random.default_rng(1)
     means = rng.normal(size=(5, 2)) @ rng.normal(size=(2, 50)) + 10
-    y = np.arange(500) % 5
-    noise = 0.1 * rng.normal(size=(50, 50))
-    h = np.empty((500, 50))
+    y = np.arange(n) % 5
+    noise = 0.1 * rng.normal(size=(n // 10, 50))
+    h = np.empty((n, 50))
     for k in range(5):  # noise that cancels within each class, so that the sample means keep the plane
         h[y == k] = means[k] + np.concatenate([noise, -noise])
     w = rng.normal(size=(5, 50))
-    exact = transcription(h, y, w)["nc1"]
-    got = nc_metrics(
-        torch.from_numpy(h.astype(np.float32)), torch.from_numpy(y), torch.from_numpy(w).float()
-    )["nc1"]
-    assert got == pytest.approx(exact, rel=1e-4)
+    m = means - means.mean(0)
+    within = 2 * noise.T @ noise / (n / 5)
+    exact = np.trace(within @ np.linalg.pinv(m.T @ m / 5, rcond=1e-12)) / 5
+    h, w = (torch.from_numpy(values.astype(dtype)) for values in (h, w))
+    assert nc_metrics(h, torch.from_numpy(y), w)["nc1"] == pytest.approx(exact, rel=1e-4)
 
 
 @pytest.mark.parametrize("gauge", [0, 1e-12, 1e-8, 1e-3, 10])
@@ -463,6 +464,12 @@ def test_degenerate_cases_are_nan_not_noise():
     same_means = nc_metrics(torch.ones(20, 6), y, w)
     assert all(math.isnan(same_means[key]) for key in ("nc1", "nc2", "nc3", "nc3c", "off_span_share", "nc4"))
     assert math.isnan(nc4(torch.ones(20, 6), torch.ones(4, 6).double(), w))
+    of_different_sums = torch.full((20_000, 6), 0.1).double(), torch.randint(0, 4, (20_000,))
+    for h in (of_different_sums[0], of_different_sums[0].float()):
+        rounded = nc_metrics(h, of_different_sums[1], w.to(h.dtype))
+        assert all(
+            math.isnan(rounded[key]) for key in ("nc1", "nc2", "nc2a", "nc2m", "nc3", "nc3c", "nc4")
+        ), h.dtype
     assert math.isfinite(same_means["nc0"]) and 0 < same_means["gauge_share"] < 1
     pure_gauge = nc_metrics(torch.randn(20, 6), y, torch.randn(6).expand(4, 6))
     assert all(math.isnan(pure_gauge[key]) for key in ("nc2wc", "nc2wac", "nc2mc", "nc3c"))

@@ -644,15 +644,27 @@ from ncutils import training
 torch.set_num_threads(2)
 small, found = torch.full((10**6,), 1e-40).clone(), []
 training.data.load = lambda *_: found.append(small * 0.5)
-try:
-    training.train(training.Run(width=64), "cpu", 2)
-except AttributeError:  # for want of data
-    pass
-bits = found[0].view(torch.int32)
-assert not bits.any(), f"{(bits != 0).sum()} of {len(bits)} were kept"
+for own in (False, True):  # a user's own setting, which stays
+    torch.set_flush_denormal(own)
+    try:
+        training.train(training.Run(width=64), "cpu", 2)
+    except AttributeError:  # for want of data
+        pass
+    bits = found[-1].view(torch.int32)
+    assert not bits.any(), f"{(bits != 0).sum()} of {len(bits)} were kept"
+    assert bool((torch.tensor(1e-40) * 1 == 0).item()) == own
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("n_test", [60, 100])
+def test_the_feature_model_has_no_test_features(n_test):
+    """Its features are those of the training samples, however many test images there are."""
+    shape = {"arch": "ufm", "dataset": "digits", "width": 1, "n_train": 100, "batch_size": 100}
+    final = train(Run(**shape, n_test=n_test, epochs=1, lr=0.1), "cpu", progress=False).final
+    assert all(math.isnan(final[name]) for name in ("test_acc", "test_loss", "nc4_test"))
+    assert final["train_acc"] > 0 and math.isfinite(final["nc1"])
