@@ -139,6 +139,11 @@ def like(run: Run, *varied: str) -> tuple:
     return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).items())
 
 
+def values(like, *fields: str):
+    """The values of these fields in what runs are `like`; anything else, such as a seed's number, stands for itself."""
+    return tuple(value for name, value in like if name in fields) if isinstance(like, tuple) else like
+
+
 def _valid(
     histories: list[History], *columns: str, varied: tuple[str, ...] = (), least: float | None = None
 ) -> pd.DataFrame:
@@ -196,15 +201,17 @@ def ratio_of_medians(
     """Median of a metric over the decoupled runs of `paired` or `paired_best` by its median over the coupled ones, and the
     ends of a 95 % percentile bootstrap interval; with `pairwise` the median of the pairs' ratios instead.
 
-    Medians are taken of logarithms. Pairs that are `like` one another (one setting and seed, several decays) share data,
-    initial weights and coupled runs, so they are drawn together: `resamples` times as many of these sets as there are,
-    with replacement, by a generator seeded `seed`. All is nan without a pair, the interval where there are fewer than
-    five sets.
+    Medians are taken of logarithms. What depends on one another is drawn together, with replacement, `resamples` times by a
+    generator seeded `seed`: where there are five or more pairs of network and data, all runs of such a pair, so that the
+    interval is one for other networks and data; else those that are `like` one another (one setting and seed, several
+    decays), and it is one for other seeds and settings of these. All is nan without a pair, the interval where there are
+    fewer than five of either.
     """
     if found.empty:
         return math.nan, math.nan, math.nan
     first, second = np.log(found[[f"{column}_coupled", column]].to_numpy()).T
-    of_set, sets = pd.factorize(found["like"])
+    networks = found["like"].map(lambda like: values(like, "arch", "dataset"))
+    of_set, sets = pd.factorize(networks if networks.nunique() >= 5 else found["like"])
     n = len(sets)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     counts = np.vstack([np.ones(n, dtype=int), drawn])[:, of_set]  # first each pair once

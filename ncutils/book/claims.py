@@ -165,7 +165,7 @@ def _true(says: str, like, runs, way) -> Statement:
     runs = list(runs)
     found = {"like": list(like), "one": runs, "other": [f"{run} itself" for run in runs]}
     value = np.where(np.asarray(way, bool), 1.0, -1.0)
-    return Statement(says, pd.DataFrame(found | {"value": value, "fixed": value}), ratios=False)
+    return Statement(says, pd.DataFrame(found | {"value": value, "fixed": value}), ratios=False, chance=False)
 
 
 def _decays(runs: pd.DataFrame, decoupled: str, best: bool = False) -> pd.DataFrame:
@@ -173,6 +173,9 @@ def _decays(runs: pd.DataFrame, decoupled: str, best: bool = False) -> pd.DataFr
     groups, columns = _groups(runs), (*METRICS, "nc3c", "budget")
     two = groups.get(COUPLED[decoupled], []), groups.get(decoupled, [])
     return (analysis.paired_best if best else analysis.paired)(*two, *columns)
+
+
+AT_BEST = ", both at their best decay"
 
 
 def _above(found: pd.DataFrame, decoupled: str, columns=("nc0", "nc3"), note: str = "") -> list[Statement]:
@@ -217,7 +220,7 @@ def _adamw_over_adam(stored, of=MAIN) -> Seen:
     statements = [
         *_above(found[acted], "AdamW", note=", AdamW's decay has acted (budget 1 or more)"),
         *_above(found[~acted], "AdamW", note=", it has not (budget under 1)"),
-        *_above(best, "AdamW", note=", both at their best decay"),
+        *_above(best, "AdamW", note=AT_BEST),
     ]
     return Seen(analysis.pairs_in_words(_groups(runs), "AdamW")[0], statements, runs)
 
@@ -227,7 +230,11 @@ def _over_wd(stored, of=MAIN) -> Seen:
     ranks = pd.concat([_ranks(_where(runs, label=name), ["nc0", "nc3"]) for name in ("SGD", "Signum")])
     known = f"{ranks.min():+.2f} to {ranks.max():+.2f} in {ranks.count()} of 4 cases"
     both = runs[runs["label"].isin(["SGD", "Signum"])]
-    statements = _falls(both, ["nc0", "nc3"], "SGD and Signum") + _above(_decays(runs, "SignumW"), "SignumW")
+    statements = [
+        *_falls(both, ["nc0", "nc3"], "SGD and Signum"),
+        *_above(_decays(runs, "SignumW"), "SignumW"),
+        *_above(_decays(runs, "SignumW", best=True), "SignumW", note=AT_BEST),
+    ]
     return Seen(f"rank correlation with wd (SGD, Signum; NC0, NC3) {known}", statements, runs)
 
 
@@ -286,10 +293,11 @@ def _more_at_larger_decay(runs: pd.DataFrame, column: str) -> Statement:
     found = _pairs(runs[runs["wd"] > 0], "momentum").reset_index(drop=True)
     effects = _statement("", found, column, "_high", "_low").found
     effects = effects.join(found[["wd", "momentum_low", "momentum_high"]])
-    effects["run"] = effects["one"] + effects["other"]
     pair = ["like", "momentum_low", "momentum_high"]
     both = effects.merge(effects, on=pair, suffixes=("_small", "_large")).query("wd_small < wd_large")
-    table = {"like": both["like"], "one": both["run_small"], "other": both["run_large"]}
+    table = {"like": both["like"]}
+    for run in ("one", "other"):
+        table |= {run: both[f"{run}_large"], f"{run}_before": both[f"{run}_small"]}
     table |= {c: both[f"{c}_large"] - both[f"{c}_small"] for c in ("value", "fixed")}
     gauge = "zero" if column == "nc0" else "changes" if column in FIXED else "same"
     return Statement(

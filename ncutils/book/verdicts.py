@@ -83,7 +83,8 @@ class Statement:
 
     A value is log(what should be larger / what should be smaller). It goes the paper's way above log(factor); or, `within`,
     where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
-    quantity "zero". Without a comparison `why` there is none. `ratios` is False where values are mere signs.
+    quantity "zero". Without a comparison `why` there is none. `ratios` is False where values are mere signs, `chance` where
+    one half is not what chance alone would give: of a value that lies on one side of a line, or, `within`, close to another.
     """
 
     says: str
@@ -92,6 +93,7 @@ class Statement:
     within: bool = False
     gauge: str = "same"
     ratios: bool = True
+    chance: bool = True
     why: str = ""
 
     def counted(self, times: float = 1.0, column: str = "value") -> Counted:
@@ -99,6 +101,11 @@ class Statement:
         found, limit = self.found.dropna(subset=column), times * math.log(self.factor)
         way = found[column].abs() < limit if self.within else found[column] > limit
         return Counted(int(way.sum()), len(found), self._effective[column], sets(found["like"]))
+
+    @property
+    def p(self) -> float:
+        """Of the test against one half; nan where chance has no such law."""
+        return self.counted().p if self.chance and not self.within else math.nan
 
     @functools.cached_property
     def _effective(self) -> dict[str, float]:
@@ -116,33 +123,37 @@ class Statement:
 def effective(found: pd.DataFrame) -> float:
     """The number of independent comparisons of which as large a share would go one way by chance: n^2 / (4 Var), at most n.
 
-    Var is that of the count under exchangeable measurements. Two comparisons that have one measurement in common vary
-    together by 1/12 where it is on the same side of both, by -1/12 where it is not, since of three values any one is the
-    largest in a third of cases; so Var = (sum over measurements of (times one - times other)^2 + the same over pairs) / 12.
-    All pairs of six runs count as 7.9 (Kendall's variance), three runs against a fourth as 1.8.
+    Var is that of the count for independent normal measurements. A comparison is the sign of their contrast: `one` less
+    `other`, and where the table has them `one_before` and `other_before`, less that difference before. The signs of two
+    contrasts of correlation r vary together by arcsin(r) / (2 pi), which is 1/12 for pairs with one measurement in common
+    on the same side of both, whatever the distribution. All pairs of six runs count as 7.9 (Kendall's variance), three runs
+    against a fourth as 1.8.
     """
     if found.empty:
         return 0.0
-    measured = pd.factorize(pd.concat([found["one"], found["other"]]))[0]
-    one, other = measured.reshape(2, -1)
-    once, also = (np.bincount(of, minlength=measured.max() + 1) for of in (one, other))
-    ends = [np.minimum(one, other), np.maximum(one, other)]
-    of_pairs = pd.Series(np.sign(other - one)).groupby(ends).sum()
-    variance = (np.square(once - also).sum() + np.square(of_pairs).sum()) / 12
-    return min(len(found), len(found) ** 2 / (4 * variance)) if variance else float(len(found))
+    signs = {"one": 1, "other": -1, "one_before": -1, "other_before": 1}
+    there = [name for name in signs if name in found]
+    n, measured = len(found), pd.factorize(pd.concat([found[name] for name in there]))[0]
+    contrasts = np.zeros((n, measured.max() + 1))
+    for name, which in zip(there, measured.reshape(len(there), n)):
+        contrasts[np.arange(n), which] += signs[name]
+    contrasts /= np.linalg.norm(contrasts, axis=1, keepdims=True).clip(1e-9)  # a run beside itself has none
+    parts = np.array_split(contrasts, n // 500 + 1)
+    variance = sum(np.arcsin((part @ contrasts.T).clip(-1, 1)).sum() for part in parts) / (2 * math.pi)
+    return float(min(n, n**2 / (4 * variance))) if variance > 1e-9 else float(n)
 
 
 def sets(like) -> int:
     """How many different networks, data sets and seeds are among what comparisons are `analysis.like`."""
-    named = ("arch", "dataset", "seed")
-    return len({tuple(v for k, v in of if k in named) if isinstance(of, tuple) else of for of in like})
+    return len({analysis.values(of, "arch", "dataset", "seed") for of in like})
 
 
-def by_network(statement: Statement) -> tuple[int, int]:
-    """In how many pairs of network and data the median comparison goes the paper's way, and how many such pairs there are."""
-    of = [tuple(v for k, v in like if k in ("arch", "dataset")) for like in statement.found["like"]]
-    medians = statement.found["value"].groupby(pd.Series(of, statement.found.index)).median().dropna()
-    return int((medians > math.log(statement.factor)).sum()), len(medians)
+def by_network(statement: Statement) -> Counted:
+    """Pairs of network and data: in how many the median comparison goes the paper's way, of how many."""
+    of = statement.found["like"].map(lambda like: analysis.values(like, "arch", "dataset"))
+    medians = statement.found["value"].groupby(of).median().dropna()
+    k, n = int((medians > math.log(statement.factor)).sum()), len(medians)
+    return Counted(k, n, n, n)
 
 
 def judged(statements: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +166,7 @@ def judged(statements: pd.DataFrame) -> pd.DataFrame:
     table["verdict"] = [c.verdict() for c in table["counted"]]
     table["fixed"] = [s.counted(column="fixed") for s in table["statement"]]
     table["fixed_verdict"] = [c.verdict() for c in table["fixed"]]
-    table["p"] = [c.p for c in table["counted"]]
+    table["p"] = [s.p for s in table["statement"]]
     for _, p in table["p"].dropna().groupby(table["family"]):
         table.loc[p.index, "p"] = multipletests(p, method="holm")[1]
     table["moves"] = [moves(s) for s in table["statement"]]
