@@ -58,7 +58,7 @@ def show(chart: alt.TopLevelMixin) -> None:
 def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     """Figures 2 and 9 to 12: final metric of valid runs against NC0, by optimizer and learning rate, with the line of least
     squares on log10 NC0."""
-    table = _finals(groups).assign(steps=analysis.table(groups)["steps"])
+    table = _finals(groups)
     table = table[table["valid"] & (table["nc0"] > 0)]
     menus = [
         _menu("metric", [LABELS[m] for m in METRICS[1:]], "NC3"),
@@ -104,7 +104,8 @@ def heat_map(groups: Groups) -> alt.TopLevelMixin:
     cost = {"cost": "abs(log(datum.lr / lr))", "y": "datum[lower(metric)]", "kept": "datum.valid ? 1 : 0"}
     base = _chart(table).transform_filter("datum.setting == setting && datum.optimizer == optimizer")
     # a cell of which some seeds fail the filter shows the others
-    best = _nearest(base.transform_calculate(**cost), [])
+    best = base.transform_calculate(**cost).transform_joinaggregate(least="min(cost)")
+    best = best.transform_filter("datum.cost < datum.least + 1e-9")  # the nearest learning rate's
     best = best.transform_joinaggregate(best="max(kept)", groupby=["momentum", "wd"])
     cells = best.transform_filter("datum.kept == datum.best").transform_aggregate(
         y="mean(y)", kept="max(kept)", lr="min(lr)", n="count()", groupby=["momentum", "wd", "optimizer"]
@@ -148,12 +149,6 @@ def _chart(table: pd.DataFrame) -> alt.Chart:
 def _menu(name: str, options: list, value) -> alt.Parameter:
     menu = alt.binding_select(options=options, name=_NAMES.get(name, name) + " ")
     return alt.param(name=name, value=value, bind=menu)
-
-
-def _nearest(chart: alt.Chart, groupby: list[str]) -> alt.Chart:
-    """The rows of least cost in each group: one run, or its seeds."""
-    least = chart.transform_joinaggregate(least="min(cost)", groupby=groupby)
-    return least.transform_filter("datum.cost < datum.least + 1e-9")
 
 
 def _said(chart: alt.Chart, *lines: str) -> alt.Chart:

@@ -138,11 +138,8 @@ def _signed(ranks: pd.Series, named: bool = True) -> str:
 
 # ---- comparisons
 
-FIXED = {
-    "nc3": "nc3c",
-    "nc2w": "nc2wc",
-    "nc2m": "nc2mc",
-}  # with the gauge of W fixed; NC0 is then 0, what is of M alone the same
+# with the gauge of W fixed; NC0 is then 0, what is of M alone the same
+FIXED = {"nc3": "nc3c", "nc2w": "nc2wc", "nc2m": "nc2mc"}
 
 
 def _statement(says: str, found: pd.DataFrame, column: str, less: str, more: str, **how) -> Statement:
@@ -158,6 +155,9 @@ def _statement(says: str, found: pd.DataFrame, column: str, less: str, more: str
     gauge = "zero" if column == "nc0" else "changes" if column in FIXED else "same"
     table = {"like": found["like"], "one": found["run" + less], "other": found["run" + more]}
     return Statement(says, pd.DataFrame(table | {"value": value, "fixed": fixed}), gauge=gauge, **how)
+
+
+_near = partial(_statement, within=True)  # not farther apart than a factor
 
 
 def _true(says: str, like, runs, way) -> Statement:
@@ -246,9 +246,7 @@ def _sgdw_like_sgd(stored) -> Seen:
     ratios = {c: both[c] / both[f"{c}_sgd"] for c in ("nc0", "nc3")}
     text = ", ".join(f"{c.upper()} {r.min():.2g} to {r.max():.2g}" for c, r in ratios.items())
     near = [
-        _statement(
-            f"{c.upper()} of SGDW close to SGD's at one decay", both, c, "_sgd", "", factor=CLOSE, within=True
-        )
+        _near(f"{c.upper()} of SGDW close to SGD's at one decay", both, c, "_sgd", "", factor=CLOSE)
         for c in ratios
     ]
     return Seen(f"{seen.text}; SGDW over SGD at one decay: {text}", seen.statements + near, seen.runs)
@@ -264,45 +262,40 @@ def _follows(stored, of=MAIN, column="nc3", by_lr=False) -> Seen:
     text += f" at lr {', '.join(label[3:] for label in fits.index)}" if by_lr else ""
     found = _pairs(runs.assign(label=""), "nc0", "momentum", *([] if by_lr else ["lr"]))
     where = "at one learning rate" if by_lr else "over all learning rates"
-    rises = _statement(f"{name} is larger where NC0 is, {where}", found, column, "_low", "_high")
-    statements = [replace(rises, ratios=False)]
+    says = f"{name} is larger where NC0 is, {where}"
+    statements = [_statement(says, found, column, "_low", "_high", ratios=False)]
     if column != "nc3":
-        nc3 = _statement("", found, "nc3", "_low", "_high").found
-        ours = rises.found
+        nc3, ours = _statement("", found, "nc3", "_low", "_high").found, statements[0].found
         less = {c: np.sign(nc3[c]) - np.sign(ours[c]) for c in ("value", "fixed")}
         less = ours.assign(**{c: v.where(v != 0) for c, v in less.items()})
-        statements.append(
-            Statement(f"NC0 orders NC3 where it does not order {name}", less, gauge="changes", ratios=False)
-        )
+        says = f"NC0 orders NC3 where it does not order {name}"
+        statements.append(Statement(says, less, gauge="changes", ratios=False))
     return Seen(text, statements, runs)
 
 
 def _heat_map(stored) -> Seen:
     runs, columns = _where(_grid(stored, MAIN, "SGD"), lr=0.0679), ["nc0", "nc2", "nc3"]
     runs = _where(runs, seed=runs["seed"].min())
-    momentum, decay = _ranks(runs[runs["wd"] > 0], columns, "momentum"), _ranks(runs, columns)
+    decayed = runs[runs["wd"] > 0]
+    momentum, decay = _ranks(decayed, columns, "momentum"), _ranks(runs, columns)
     text = f"rank correlation with momentum {_signed(momentum)}; rank correlation with wd {_signed(decay)}"
-    falls = _falls(runs[runs["wd"] > 0], columns, "SGD", "momentum", "momentum") + _falls(
-        runs, columns, "SGD"
-    )
+    falls = _falls(decayed, columns, "SGD", "momentum", "momentum") + _falls(runs, columns, "SGD")
     return Seen(text, [*falls, *(_more_at_larger_decay(runs, c) for c in columns)], runs)
 
 
 def _more_at_larger_decay(runs: pd.DataFrame, column: str) -> Statement:
     """What two momenta differ by at one decay against what they differ by at a smaller one."""
     found = _pairs(runs[runs["wd"] > 0], "momentum").reset_index(drop=True)
-    effects = _statement("", found, column, "_high", "_low").found
-    effects = effects.join(found[["wd", "momentum_low", "momentum_high"]])
+    says = f"momentum lowers {column.upper()} more at a larger decay"
+    statement = _statement(says, found, column, "_high", "_low")
+    effects = statement.found.join(found[["wd", "momentum_low", "momentum_high"]])
     pair = ["like", "momentum_low", "momentum_high"]
     both = effects.merge(effects, on=pair, suffixes=("_small", "_large")).query("wd_small < wd_large")
     table = {"like": both["like"]}
     for run in ("one", "other"):
         table |= {run: both[f"{run}_large"], f"{run}_before": both[f"{run}_small"]}
     table |= {c: both[f"{c}_large"] - both[f"{c}_small"] for c in ("value", "fixed")}
-    gauge = "zero" if column == "nc0" else "changes" if column in FIXED else "same"
-    return Statement(
-        f"momentum lowers {column.upper()} more at a larger decay", pd.DataFrame(table), gauge=gauge
-    )
+    return replace(statement, found=pd.DataFrame(table))
 
 
 def _training_curves(stored) -> Seen:
@@ -311,10 +304,8 @@ def _training_curves(stored) -> Seen:
     above = pd.DataFrame([ends.loc[d] > ends.loc[c] for d, c in COUPLED.items()])
     text = ", ".join(f"{c.upper()} {n} of 3" for c, n in above.sum().items())
     pair = pd.concat([_decays(runs, name) for name in COUPLED])
-    low, others = (runs[runs["label"].isin(["SGD", "Adam"]) == is_low] for is_low in (True, False))
-    lowest = low.assign(like=low["seed"]).merge(
-        others.assign(like=others["seed"]), on="like", suffixes=("_low", "_high")
-    )
+    by_seed, is_low = runs.assign(like=runs["seed"]), runs["label"].isin(["SGD", "Adam"])
+    lowest = by_seed[is_low].merge(by_seed[~is_low], on="like", suffixes=("_low", "_high"))
     columns = ["nc0", "nc3", "nc3c"]
     late = _since(runs[runs["label"].isin(COUPLED)], columns, 2 / 3)
     signum = _since(_where(runs, label="Signum"), columns, 2 / 3)
@@ -322,17 +313,11 @@ def _training_curves(stored) -> Seen:
         _statement(f"decoupled above coupled in {c.upper()}", pair, c, "_coupled", "") for c in METRICS
     ]
     for c in ("nc0", "nc3"):
-        name = c.upper()
+        name, decoupled = c.upper(), ", ".join(COUPLED)
         statements += [
             _statement(f"SGD and Adam end with the lowest {name}", lowest, c, "_low", "_high"),
-            _statement(
-                f"{name} of SGDW, AdamW, SignumW has settled in the last third",
-                late,
-                c,
-                "_then",
-                "_end",
-                factor=STILL,
-                within=True,
+            _near(
+                f"{name} of {decoupled} has settled in the last third", late, c, "_then", "_end", factor=STILL
             ),
             _statement(f"{name} of Signum still falls in the last third", signum, c, "_end", "_then"),
         ]
@@ -345,21 +330,12 @@ def _smallest_of_w(stored) -> Seen:
     change = _over_start(runs, "w_sv_min").groupby(runs["label"]).mean()[names]
     text = ", ".join(f"{name} {factor:.2g}" for name, factor in change.items())
     found, grows = _since(runs, ["w_sv_min"]), runs["label"].isin(["AdamW", "SignumW"])
+    ways = (
+        ("grows under AdamW and SignumW", found[grows], "_then", "_end"),
+        ("falls under SGD, Adam and Signum", found[~grows], "_end", "_then"),
+    )
     statements = [
-        _statement(
-            "W's smallest singular value grows under AdamW and SignumW",
-            found[grows],
-            "w_sv_min",
-            "_then",
-            "_end",
-        ),
-        _statement(
-            "W's smallest singular value falls under SGD, Adam and Signum",
-            found[~grows],
-            "w_sv_min",
-            "_end",
-            "_then",
-        ),
+        _statement(f"W's smallest singular value {way}", of, "w_sv_min", *ends) for way, of, *ends in ways
     ]
     # the smallest singular value of W is that along the gauge, where NC0 is not 0
     statements = [replace(s, gauge="not stored", found=s.found.assign(fixed=np.nan)) for s in statements]
@@ -370,34 +346,22 @@ def _signumw_grows(stored) -> Seen:
     runs = _where(_chapter(stored, "03_adamw", 6, diverged_epoch=None)[0], label="SignumW")
     smallest, w, m = (_over_start(runs, c).mean() for c in ("w_sv_min", "w_sv_mean", "m_sv_mean"))
     text = f"SignumW, end over start: smallest of W {smallest:.2g}, others {w:.2g}; of M {m:.2g}"
-    names = {
-        "w_sv_min": "the smallest singular value of W",
-        "w_sv_mean": "W's mean other one",
-        "m_sv_min": "the smallest singular value of M",
-    }
-    names["m_sv_mean"] = "M's mean other one"
+    names = {"w_sv_min": "the smallest singular value of W", "w_sv_mean": "W's mean other one"}
+    names |= {"m_sv_min": "the smallest singular value of M", "m_sv_mean": "M's mean other one"}
     found = _since(runs, names)
-    return Seen(
-        text,
-        [_statement(f"SignumW: {name} grows", found, c, "_then", "_end") for c, name in names.items()],
-        runs,
-    )
+    grow = [_statement(f"SignumW: {name} grows", found, c, "_then", "_end") for c, name in names.items()]
+    return Seen(text, grow, runs)
 
 
 def _interpolation(stored) -> Seen:
-    return interpolation(_chapter(stored, "05_interpolation", 3, rule="adam")[0])
-
-
-def interpolation(runs: pd.DataFrame) -> Seen:
-    """Figure 7, of runs at one total decay (`analysis.table`)."""
-    runs = _where(runs, valid=True)
+    runs = _where(_chapter(stored, "05_interpolation", 3, rule="adam")[0], valid=True)
     means = runs.groupby("coupled_wd", as_index=False)[["nc0", "nc2", "nc3", "test_acc"]].mean()
     ranks = means.corr("spearman").loc["coupled_wd", ["nc0", "nc2", "nc3"]]
     spread = means["test_acc"].max() - means["test_acc"].min()
     text = f"rank correlation with the coupled share {_signed(ranks)}; test accuracy varies by {100 * spread:.1f} points"
     runs = runs.assign(label="")
     found = _pairs(runs, "coupled_wd")
-    stays = _statement("accuracy stays", found, "test_acc", "_low", "_high", factor=ACCURACY, within=True)
+    stays = _near("accuracy stays", found, "test_acc", "_low", "_high", factor=ACCURACY)
     falls = _falls(runs, ["nc0", "nc2", "nc3"], "the mixed rule", "coupled_wd", "the coupled share")
     return Seen(text, [*falls, stays], runs)
 
@@ -413,28 +377,16 @@ def _sign_descent(stored) -> Seen:
     found = found.assign(run_peak=own["run"] + " peak", run_start=own["run"] + " start")
     coupled, decoupled = (_where(found, optimizer=name) for name in ("Signum", "SignumW"))
     moves = decoupled["nc0_end"] / decoupled["nc0_then"] - 1
-    means = (
-        found.groupby("optimizer")[["nc0_start", "nc0_peak", "nc0_end"]]
-        .mean()
-        .set_axis(["SignGD", "SignGDW"])
-    )
+    means = found.groupby("optimizer")[["nc0_start", "nc0_peak", "nc0_end"]].mean()
+    means = means.set_axis(["SignGD", "SignGDW"])
     words = [f"{name} {a:.2g}, at most {b:.2g}, ends at {c:.2g}" for name, a, b, c in means.itertuples()]
     text = f"NC0 of {'; '.join(words)}, {100 * moves.mean():+.0f} % in the last third"
+    settles = "the last third hardly moves it"
     statements = [
         _statement("NC0 of SignGD rises first", coupled, "nc0", "_start", "_peak", factor=STILL),
         _statement("NC0 of SignGD then falls", coupled, "nc0", "_end", "_peak", factor=STILL),
-        _statement(
-            "NC0 of SignGDW does not fall back", decoupled, "nc0", "_end", "_peak", factor=STILL, within=True
-        ),
-        _statement(
-            "NC0 of SignGDW settles: the last third hardly moves it",
-            decoupled,
-            "nc0",
-            "_then",
-            "_end",
-            factor=STILL,
-            within=True,
-        ),
+        _near("NC0 of SignGDW does not fall back", decoupled, "nc0", "_end", "_peak", factor=STILL),
+        _near(f"NC0 of SignGDW settles: {settles}", decoupled, "nc0", "_then", "_end", factor=STILL),
     ]
     return Seen(text, statements, runs)
 
@@ -459,9 +411,8 @@ def ufm(runs: pd.DataFrame) -> Seen:
     text = ", ".join(f"{name} {c.upper()} {factor:.2g} ×" for (c, name), factor in factors.items())
     statements = []
     for name, c in itertools.product(("Adam", "SGD"), ("nc0", "nc3")):
-        both = _where(runs, optimizer="AdamW").merge(
-            _where(runs, optimizer=name), on="like", suffixes=("", "_other")
-        )
+        of_two = (_where(runs, optimizer=of) for of in ("AdamW", name))
+        both = pd.merge(*of_two, on="like", suffixes=("", "_other"))
         says = f"{c.upper()} of AdamW at least {MUCH:g} times that of {name}, at any two decays"
         statements.append(_statement(says, both, c, "_other", "", factor=MUCH))
     return Seen(f"median AdamW over {text}", statements, runs)
@@ -472,7 +423,15 @@ def _more_epochs(stored) -> Seen:
     factors = of_more_epochs(runs, stored, p["epochs_before"]).query("optimizer == 'AdamW'")
     if factors.empty:
         raise NotRun("no run of AdamW is valid at both lengths")
-    return more_epochs(runs, factors, p["epochs"] // p["epochs_before"])
+    text, _ = analysis.pairs_in_words(_groups(runs), "AdamW")
+    changes = factors[["nc0", "nc3"]]
+    text += f" after {p['epochs'] // p['epochs_before']} times the epochs, which changed AdamW's NC0 and NC3 by factors of {changes.min(axis=None):.2g} to "
+    text += f"{changes.max(axis=None):.2g}"
+    stays = [
+        _near(f"longer training hardly moves {c.upper()} of AdamW", factors, c, "_before", "", factor=CLOSE)
+        for c in ("nc0", "nc3")
+    ]
+    return Seen(text, [*_above(_decays(runs, "AdamW"), "AdamW"), *stays, _fits_by_a_third(runs)], runs)
 
 
 def of_more_epochs(longer: pd.DataFrame, shorter: pd.DataFrame, epochs: int) -> pd.DataFrame:
@@ -487,29 +446,8 @@ def of_more_epochs(longer: pd.DataFrame, shorter: pd.DataFrame, epochs: int) -> 
         suffixes=("", "_before"),
     )
     columns = [c for c in (*METRICS, "nc3c") if f"{c}_before" in both]
-    return both.assign(**{c: both[c] / both[f"{c}_before"] for c in columns})
-
-
-def more_epochs(runs: pd.DataFrame, factors: pd.DataFrame, times: int) -> Seen:
-    """Figure 13, of the longer runs of Adam and AdamW (`analysis.table`) and AdamW's factors (`of_more_epochs`)."""
-    text, _ = analysis.pairs_in_words(_groups(runs), "AdamW")
-    changes = factors[["nc0", "nc3"]]
-    text += f" after {times} times the epochs, which changed AdamW's NC0 and NC3 by factors of {changes.min(axis=None):.2g} to "
-    text += f"{changes.max(axis=None):.2g}"
-    then = factors.assign(**{f"{c}_before": 1.0 for c in ("nc0", "nc3", "nc3c")})
-    stays = [
-        _statement(
-            f"longer training hardly moves {c.upper()} of AdamW",
-            then,
-            c,
-            "_before",
-            "",
-            factor=CLOSE,
-            within=True,
-        )
-        for c in ("nc0", "nc3")
-    ]
-    return Seen(text, [*_above(_decays(runs, "AdamW"), "AdamW"), *stays, _fits_by_a_third(runs)], runs)
+    factors = {c: both[c] / both[f"{c}_before"] for c in columns}
+    return both.assign(**factors, **{f"{c}_before": 1.0 for c in columns})
 
 
 def _fits_by_a_third(runs: pd.DataFrame) -> Statement:
@@ -536,19 +474,11 @@ def _more_epochs_of_sgd(stored) -> Seen:
     text = f"NC0 by the exact law within {error:.1g} in the {lawful.sum()} runs where it ends above 1e-4 of its start; the more "
     text += f"decay has acted, the lower NC0, NC2, NC3: rank correlation {_signed(ranks, False)} over {len(kept)} valid runs"
     found = _pairs(runs.assign(acted=-law), "acted", "momentum")
-    trend = [
-        _statement(f"{c.upper()} is lower where more decay has acted", found, c, "_high", "_low")
-        for c in columns
-    ]
-    then = of_more_epochs(runs, stored, p["epochs_before"]).assign(
-        **{f"{c}_before": 1.0 for c in (*columns, "nc3c")}
-    )
+    says = "{} is lower where more decay has acted"
+    trend = [_statement(says.format(c.upper()), found, c, "_high", "_low") for c in columns]
+    then = of_more_epochs(runs, stored, p["epochs_before"])
     falls = [_statement(f"longer training lowers {c.upper()}", then, c, "", "_before") for c in columns]
     return Seen(text, trend + falls, runs)
-
-
-def _nc4(stored) -> Seen:
-    return nc4(_grid(stored, MAIN))
 
 
 def column_of_nc4(runs: pd.DataFrame) -> str:
@@ -575,10 +505,6 @@ def nc4(runs: pd.DataFrame) -> Seen:
     return Seen(text + _signed(ranks, False), statements, runs)
 
 
-def _vit(stored) -> Seen:
-    return vit(_chapter(stored, "15_vit", 3, arch="vit")[0])
-
-
 def vit(runs: pd.DataFrame) -> Seen:
     """Figure 45, of the runs of SGD, Adam and AdamW (`analysis.table`)."""
     missing = {"SGD", "Adam", "AdamW"} - set(_where(runs, valid=True)["label"])
@@ -595,16 +521,13 @@ def vit(runs: pd.DataFrame) -> Seen:
     text += f"; rank correlation of SGD's NC0 and NC3 with wd {falls['nc0']:+.2f} and {falls['nc3']:+.2f}"
     text += f"; over wd (first, extreme, last): {', '.join(words)}"
     statements = _falls(_where(runs, label="SGD"), ["nc0", "nc3"], "SGD")
-    for c, says in (
-        ("nc0", "NC0 of Adam and AdamW rises with decay, then falls"),
-        ("nc3", "NC3 of Adam and AdamW falls with decay, then rises"),
-    ):
+    for c, ways in (("nc0", "rises with decay, then falls"), ("nc3", "falls with decay, then rises")):
+        says = f"{c.upper()} of Adam and AdamW {ways}"
         statements.append(_true(says, ["one seed"] * 2, ["Adam", "AdamW"], turns[c]))
     strong = _pairs(runs[runs["label"].isin(["SGD", "Adam", "AdamW"])].query("wd > 0"), "wd", valid=False)
     for c, name in (("train_acc", "training"), ("test_acc", "test")):
-        statements.append(
-            _statement(f"{name} accuracy falls with decay (Figure 45c)", strong, c, "_high", "_low")
-        )
+        says = f"{name} accuracy falls with decay (Figure 45c)"
+        statements.append(_statement(says, strong, c, "_high", "_low"))
     return Seen(text, statements, runs)
 
 
@@ -639,7 +562,7 @@ def _order_of_the_six(stored) -> Seen:
     found = _since(others, ["nc0"]).assign(law=[exact_law(h)[-1] for h in others["history"]])
     found = found.assign(nc0_then=found["nc0_then"] * found["law"]).query("law > 1e-4")
     says = "SGDW's NC0 is that of the law which gives the paper's change"
-    lawful = _statement(says, found, "nc0", "_then", "_end", factor=ACCURACY, within=True)
+    lawful = _near(says, found, "nc0", "_then", "_end", factor=ACCURACY)
     text = f"{seen.text}; SGDW's NC0 {measured:+.1f} % (law {law:+.1f} %, paper {published.TABLE1_CHANGE['SGDW']['nc0']:+.1f} %)"
     return Seen(text, [*seen.statements, lawful], seen.runs)
 
@@ -648,9 +571,8 @@ def _as_in_table1(runs: pd.DataFrame) -> Seen:
     """Of any two of the six optimizers the one with the larger value in the paper's Table 1 has the larger one here."""
     theirs = pd.DataFrame(published.TABLE1).T
     ranks = runs.groupby("label")[METRICS].mean().corrwith(theirs, method="spearman")
-    both = runs.assign(like=runs["seed"]).merge(
-        runs.assign(like=runs["seed"]), on="like", suffixes=("_low", "_high")
-    )
+    by_seed = runs.assign(like=runs["seed"])
+    both = by_seed.merge(by_seed, on="like", suffixes=("_low", "_high"))
     statements = []
     for c in METRICS:
         ordered = both[both["label_low"].map(theirs[c]) < both["label_high"].map(theirs[c])]
@@ -678,7 +600,7 @@ def table1_at_its_width(stored) -> Seen:
         found = runs.assign(like=runs["seed"], run_paper="the paper's " + runs["label"])
         found[f"{c}_paper"] = runs["label"].map(theirs[c])
         says = f"{c.upper()} is near Table 1's"
-        near = _statement(says, found, c, "_paper", "", factor=CLOSE, within=True)
+        near = _near(says, found, c, "_paper", "", factor=CLOSE)
         statements.append(replace(near, gauge="the paper's is not known"))
         words[c] = [f"{ratio:.2f}" for ratio in found[c] / found[f"{c}_paper"]]
     of = ", ".join(f"{c.upper()} {' and '.join(ratios)}" for c, ratios in words.items())
@@ -699,13 +621,11 @@ def _best_runs(stored) -> Seen:
     each = pd.concat([_best(of).assign(like=seed) for seed, of in runs.groupby("seed")])
     adamw, others = each.loc[["AdamW"]], each.loc[[n for n in published.TABLE2 if n != "AdamW"]]
     both = adamw.merge(others, on="like", suffixes=("", "_other"))
+    ways = {"below": (("nc1", "nc2"), "", "_other"), "above": (("nc0", "nc3"), "_other", "")}
     statements = [
-        _statement(f"{c.upper()} of AdamW's best run below that of the others", both, c, "", "_other")
-        for c in ("nc1", "nc2")
-    ]
-    statements += [
-        _statement(f"{c.upper()} of AdamW's best run above that of the others", both, c, "_other", "")
-        for c in ("nc0", "nc3")
+        _statement(f"{c.upper()} of AdamW's best run {way} that of the others", both, c, *ends)
+        for way, (columns, *ends) in ways.items()
+        for c in columns
     ]
     return Seen(f"AdamW's best run has {text}", statements, runs)
 
@@ -732,16 +652,13 @@ def _hyperparameters(stored) -> Seen:
     stronger, paper = (sum(wd[d] > wd[c] for d, c in COUPLED.items()) for wd in (ours, theirs))
     text = f"{(ours > 0).sum()} of 6 best runs have weight decay; larger under the decoupled optimizer for {stronger} of 3 rules"
     kept = _where(runs, valid=True)
-    none, best = (
-        kept[kept["wd"] == 0],
-        kept[kept["wd"] > 0].sort_values("nc3").drop_duplicates(["like", "label"]),
-    )
-    both = best.merge(none, on=["like", "label"], suffixes=("", "_none"))
+    best = kept[kept["wd"] > 0].sort_values("nc3").drop_duplicates(["like", "label"])
+    both = best.merge(kept[kept["wd"] == 0], on=["like", "label"], suffixes=("", "_none"))
+    too_large = "the grid gives decoupled decay larger values, so that its best one says little"
     statements = [
         _statement("NC3 is lower at the best decay than without", both, "nc3", "", "_none"),
-        Statement("the best decay is larger where decoupled", both.head(0)[["like"]].assign(one="", other="", value=0.0, fixed=0.0),
-                  why="the grid gives decoupled decay larger values, so that its best one says little"),
-    ]  # fmt: skip
+        Statement("the best decay is larger where decoupled", why=too_large),
+    ]
     return Seen(f"{text} (paper: {paper})", statements, runs)
 
 
@@ -760,15 +677,10 @@ def _table5(stored) -> Seen:
             np.log(of[c].where(of[c] > 0).to_numpy() / fits[f"{c}_paper"].to_numpy())
             for of in (fits, fixed.loc[fits.index])
         ]
-        table = pd.DataFrame(
-            {"like": fits.index, "one": fits.index, "other": [f"paper {i}" for i in fits.index]}
-        )
+        table = pd.DataFrame({"like": fits.index, "one": fits.index, "other": "paper " + fits.index})
         table["value"], table["fixed"] = (np.nan_to_num(v, nan=np.inf) for v in values)
-        statements.append(
-            Statement(
-                f"{says} of NC3 on log NC0 is close to the paper's", table, CLOSE, True, gauge="changes"
-            )
-        )
+        says += " of NC3 on log NC0 is close to the paper's"
+        statements.append(Statement(says, table, CLOSE, True, gauge="changes"))
     return Seen(text, statements, runs)
 
 
@@ -809,9 +721,9 @@ CLAIMS = pd.DataFrame(columns=["item", "page", "says", "look"], data=[
       for i, (of, says) in enumerate(itertools.product(OTHERS, IN_EACH_SETTING), 19)),
     *((f"Figures {', '.join(map(str, (first, *range(19 + i, 44, 5))))}", "14_six_settings", f"{TOGETHER}{says}", partial(_together, judge=judge))
       for i, (first, (says, judge)) in enumerate(zip((1, 3, 11, 12, 10), IN_EACH_SETTING.items()))),
-    ("Figure 44", "11_nc_in_practice", "NC4 is satisfied wherever training accuracy is, uncorrelated with NC1 to NC3", _nc4),
+    ("Figure 44", "11_nc_in_practice", "NC4 is satisfied wherever training accuracy is, uncorrelated with NC1 to NC3", lambda stored: nc4(_grid(stored, MAIN))),
     ("Figure 45", "15_vit", f"vision transformer, {JPEG}: SGD's NC0 and NC3 fall with decay; Adam's and AdamW's NC0 rises, then falls, "
-     "their NC3 is U-shaped; accuracy degrades with decay", _vit),
+     "their NC3 is U-shaped; accuracy degrades with decay", lambda stored: vit(_chapter(stored, "15_vit", 3, arch="vit")[0])),
     ("Table 1", "03_adamw", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", _order_of_the_six),
     ("Table 1", "03_adamw", "the same with the paper's images, epochs and rates, at width 8", table1_by_its_protocol),
     ("Table 1", "03_adamw", "the same at the paper's width, from its initial weights: every value is near the paper's", table1_at_its_width),

@@ -154,10 +154,7 @@ def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc
         image = axis.imshow(logs, cmap="viridis", aspect="auto", origin="lower")
         dark = image.norm.vmin + 0.55 * (image.norm.vmax - image.norm.vmin)
         for i, j in np.ndindex(cells.shape):
-            value, colour = (
-                cells.iat[i, j],
-                style.ON_COLOUR[0] if logs.iat[i, j] > dark else style.ON_COLOUR[1],
-            )
+            value, colour = cells.iat[i, j], style.ON_COLOUR[0 if logs.iat[i, j] > dark else 1]
             if np.isnan(logs.iat[i, j]):
                 colour = "0.45"
                 hatched = {"fill": False, "hatch": "///", "ec": "0.8", "lw": 0}
@@ -221,9 +218,8 @@ def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return _finished(
-        figure, {scale: sum(groups.values(), []) for scale, groups in scales.items()}, "protocol"
-    )
+    groups = {scale: sum(of_scale.values(), []) for scale, of_scale in scales.items()}
+    return _finished(figure, groups, "protocol")
 
 
 def ledger(groups: Groups, profile: str):

@@ -165,10 +165,8 @@ def _in_form_of(default, value):
 def _list(default: list, value) -> list:
     if isinstance(default[0], list):  # of lists of one length
         n = len(default[0])
-        if (
-            not isinstance(value, list)
-            or not value
-            or any(not isinstance(v, list) or len(v) != n for v in value)
+        if not (
+            isinstance(value, list) and value and all(isinstance(v, list) and len(v) == n for v in value)
         ):
             raise ValueError(f"it must be a list of lists of {n} numbers")
         return [_list([0.0], v) for v in value]
@@ -199,9 +197,8 @@ def _number(value, whole: bool = False):
         with contextlib.suppress(ValueError):
             number = float(value)
     kind = "a whole number" if whole else "a number"
-    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not math.isfinite(number):
-        raise ValueError(f"it must be {kind}")
-    if whole and number != int(number):
+    plain = isinstance(number, numbers.Real) and not isinstance(number, bool) and math.isfinite(number)
+    if not plain or (whole and number != int(number)):
         raise ValueError(f"it must be {kind}")
     return int(number) if whole else number
 
@@ -210,13 +207,8 @@ def _number(value, whole: bool = False):
 _FIELDS = {"lr_sgd": "lr", "lr_heat": "lr", "epochs_before": "epochs"} | dict.fromkeys(
     ("wd", "wd_sweep", "wd_choices"), "coupled_wd"
 )
-_RANGES = {
-    "K": (2, 10_000),
-    "steps": (1, 10_000_000),
-    "n_seeds": (1, 10_000),
-    "n_images": (0, 60_000),
-    "shares": (0, 1),
-}
+_RANGES = {"K": (2, 10_000), "steps": (1, 10_000_000), "n_seeds": (1, 10_000)}
+_RANGES |= {"n_images": (0, 60_000), "shares": (0, 1)}
 
 
 def _check_range(name: str, value) -> None:
@@ -294,10 +286,8 @@ def elsewhere(
     declared = _declared(get_ipython().user_ns["In"])
     values = {name: ast.literal_eval(expression) for name, expression in declared.items()}
     there = Parameters(**values | yaml.safe_load(project_folder(file).read_text()))
-    stored = {
-        label: [h for run in of_one if (h := Store().get(run))] for label, of_one in runs(there).items()
-    }
-    stored = {label: histories for label, histories in stored.items() if histories}
+    found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in runs(there).items()}
+    stored = {label: histories for label, histories in found.items() if histories}
     if not stored:
         say(f"None is stored: `papermill chapters/{chapter}.ipynb out.ipynb -f {file}` trains them.")
     return other, stored

@@ -20,19 +20,10 @@ def board(stored: pd.DataFrame | None = None) -> pd.DataFrame:
     stored, rows = claims.stored_runs() if stored is None else stored, []
     for line in claims.CLAIMS.itertuples():
         seen = claims.look(line.look, stored)
-        for statement in seen.statements or [none(line.says, seen.text)]:
-            rows.append(
-                (line.item, line.page, line.says, seen.text, scale(seen.runs), line.family, statement)
-            )
+        of = line.item, line.page, line.says, seen.text, scale(seen.runs), line.family
+        rows += [(*of, s) for s in seen.statements or [Statement(line.says, why=seen.text)]]
     columns = ["item", "page", "claim", "sees", "scale", "family", "statement"]
     return verdicts.judged(pd.DataFrame(rows, columns=columns))
-
-
-def none(says: str, why: str) -> Statement:
-    """A statement without a comparison, and why."""
-    return Statement(
-        says, pd.DataFrame(columns=["like", "one", "other", "value", "fixed"], dtype=object), why=why
-    )
 
 
 def scale(runs: pd.DataFrame) -> str:
@@ -163,13 +154,10 @@ def ratio(effect: tuple[float, float, float]) -> str:
 
 def fixed(row) -> str:
     """What fixing the gauge leaves of a statement."""
-    if row.statement.gauge != "changes":
-        return (
-            {"zero": "NC0 is 0", "same": "the same"}.get(row.statement.gauge, row.statement.gauge)
-            if row.counted.n
-            else ""
-        )
-    return f"{share(row.fixed)} {row.fixed_verdict}" if row.fixed.n else "not stored"
+    gauge = row.statement.gauge
+    if gauge == "changes":
+        return f"{share(row.fixed)} {row.fixed_verdict}" if row.fixed.n else "not stored"
+    return {"zero": "NC0 is 0", "same": "the same"}.get(gauge, gauge) if row.counted.n else ""
 
 
 def _statements(table: pd.DataFrame) -> str:
@@ -275,9 +263,8 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
 
     def of(item, says):
         rows = [(words, r) for (i, words), r in known.items() if i.startswith(item)]
-        return next(
-            (r for words, r in rows if words.startswith(says)), rows[0][1]
-        )  # or, not run, the row as a whole
+        # or, not run, the row as a whole
+        return next((r for words, r in rows if words.startswith(says)), rows[0][1])
 
     def stands(*statements):
         rows = [of(*s) for s in statements]
@@ -362,10 +349,8 @@ def _evidence(rows: dict) -> str:
     if not rows:
         return ""
     lines = [
-        "",
-        "",
-        "| statement | the paper's way (95 %) | verdict | median ratio | gauge fixed |",
-        "|---|---|---|---|---|",
+        "\n\n| statement | the paper's way (95 %) | verdict | median ratio | gauge fixed |",
+        "|---" * 5 + "|",
     ]
     for words, row in rows.items():
         chip = f'<span class="chip {row.verdict.replace(" ", "-")}">{row.verdict}</span>'

@@ -16,9 +16,8 @@ NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="
 <h1>There is no such page</h1><p>It may have moved. <a href="{home}">The book's first page</a> leads to all of them.</p></html>
 """
 
-_NOT_OURS = (
-    "https://github.com/executablebooks/jupyter-book"  # what jupyter-book has where no repository is named
-)
+# what jupyter-book has where no repository is named
+_NOT_OURS = "https://github.com/executablebooks/jupyter-book"
 # Bundles of MathJax for other pages than these
 _BUNDLES = "mml-", "tex-svg", "tex-mml", "tex-chtml-", "node-", "latest", "core", "startup", "loader"
 # Of the site's static files those that no page asks for; the first are for debuggers

@@ -22,18 +22,8 @@ for marks in (COLOURS, MARKERS):
 STYLES = {name: "--" if name.endswith("W") else "-" for name in COLOURS}
 
 # of up to ten classes, the same in pictures and explorers (widgets/geometry.js)
-CLASSES = [
-    "#0173b2",
-    "#b87503",
-    "#02855f",
-    "#d55e00",
-    "#b35fa3",
-    "#8c564b",
-    "#2f8fc4",
-    "#7a7a7a",
-    "#8a8200",
-    "#7d6bd6",
-]
+CLASSES = ["#0173b2", "#b87503", "#02855f", "#d55e00", "#b35fa3"]
+CLASSES += ["#8c564b", "#2f8fc4", "#7a7a7a", "#8a8200", "#7d6bd6"]
 
 METRICS = ["nc0", "nc1", "nc2", "nc3"]  # what most figures and tables show
 # a column's name for readers
@@ -85,9 +75,8 @@ def in_dark(colour: str) -> str:
         middle = (low + high) / 2
         rgb = colorsys.hls_to_rgb(hue, middle, saturation)
         found = "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
-        enough = (
-            contrast(found, DARK) >= wanted and contrast(found, "#000000") > black
-        )  # lighter than the ground
+        # lighter than the ground, too
+        enough = contrast(found, DARK) >= wanted and contrast(found, "#000000") > black
         low, high = (low, middle) if enough else (middle, high)
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -76,6 +76,9 @@ class Counted:
         return "supported" if share > 0.5 else "against"
 
 
+_NONE = pd.DataFrame(columns=["like", "one", "other", "value", "fixed"], dtype=object)  # no comparison
+
+
 @dataclass(frozen=True)
 class Statement:
     """What the paper says, and comparisons: a row each, with `like` (setting and seed), the measurements `one` and `other`
@@ -88,7 +91,7 @@ class Statement:
     """
 
     says: str
-    found: pd.DataFrame
+    found: pd.DataFrame = field(default_factory=lambda: _NONE)
     factor: float = 1.0
     within: bool = False
     gauge: str = "same"
