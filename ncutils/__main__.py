@@ -87,7 +87,7 @@ def _sweep(options) -> int | None:
     diverged, valid = sum(h.diverged for h in histories), sum(h.valid for h in histories)
     print(
         f"{len(missing)} more stored in {time.perf_counter() - started:.0f} s; of all {len(histories)}, {diverged} "
-        f"diverged and {len(histories) - diverged - valid} stay under 99 % training accuracy"
+        f"diverged and {len(histories) - diverged - valid} fail the paper's filter by their training accuracy"
     )
     return 0
 
@@ -106,6 +106,8 @@ def _pack(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
         raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
+    if options.commit and not options.made_by:
+        raise ValueError("commit is not allowed without made-by: it goes into the manifest with it")
     if options.made_by:
         from ncutils.book.manifest import describe, present_commit
 

@@ -175,7 +175,8 @@ def best_of_each(histories: list[History], by: str = "nc3") -> list[History]:
     """Of the valid runs that agree in all but rule and decay the one with the smallest final `by`, for each such set: one
     optimizer's runs at their best decay, one a setting and seed. `best` takes one over all."""
     at_best: dict[tuple, History] = {}
-    for h in sorted(valid({"": histories}), key=lambda h: h.final[by]):
+    known = [h for h in valid({"": histories}) if not math.isnan(h.final[by])]
+    for h in sorted(known, key=lambda h: h.final[by]):
         at_best.setdefault(like(h.run), h)
     return list(at_best.values())
 
@@ -204,9 +205,10 @@ def ratio_of_medians(
     Medians are taken of logarithms. What depends on one another is drawn together, with replacement, `resamples` times by a
     generator seeded `seed`: where there are five or more pairs of network and data, all runs of such a pair, so that the
     interval is one for other networks and data; else those that are `like` one another (one setting and seed, several
-    decays), and it is one for other seeds and settings of these. All is nan without a pair, the interval where there are
+    decays), and it is one for other seeds and settings of these. A pair of which one value is not known is left out. All is nan without a pair, the interval where there are
     fewer than five of either.
     """
+    found = found.dropna(subset=[column, f"{column}_coupled"])
     if found.empty:
         return math.nan, math.nan, math.nan
     first, second = np.log(found[[f"{column}_coupled", column]].to_numpy()).T
@@ -234,7 +236,7 @@ def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def pairs(coupled: list[History], decoupled: list[History], column: str) -> tuple[int, int]:
     """In how many pairs (`paired`) the decoupled run's final value is higher, and the number of pairs."""
-    found = paired(coupled, decoupled, column)
+    found = paired(coupled, decoupled, column).dropna(subset=[column, f"{column}_coupled"])
     return int((found[column] > found[f"{column}_coupled"]).sum()), len(found)
 
 
@@ -249,7 +251,7 @@ def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tu
 def rank_correlation(histories: list[History], column: str, along: str = "wd") -> tuple[float, int]:
     """Spearman's rank correlation of a final metric with a field of Run, and the number of groups it is the mean of.
 
-    A group is valid runs, three or more, that differ in that field alone.
+    A group is valid runs, three or more, of one optimizer, whose runs `histories` are, that differ in that field alone.
     """
     along_wd = along == "wd"
     runs = _valid(histories, column, varied=() if along_wd else (along,))
@@ -261,7 +263,7 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
 
 def best(groups: Groups) -> dict[str, History]:
     """Of each optimizer the valid run with the smallest final NC3 (Tables 2 and 4)."""
-    kept = {name: [h for h in histories if h.valid] for name, histories in groups.items()}
+    kept = {n: [h for h in of if h.valid and not math.isnan(h.final["nc3"])] for n, of in groups.items()}
     return {name: min(runs, key=lambda h: h.final["nc3"]) for name, runs in kept.items() if runs}
 
 

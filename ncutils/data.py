@@ -189,6 +189,8 @@ def load(
     Raises ValueError for an unknown name, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
     where files are missing.
     """
+    if fit not in ("pad", "resize"):
+        raise ValueError(f"fit = {fit!r} is not allowed: use 'pad' or 'resize'")
     if scale != "measured" and not (scale == "published" and name in PUBLISHED):
         known = ", ".join(PUBLISHED)
         raise ValueError(f"scale = {scale!r} is not allowed: use 'measured', or 'published' for {known}")

@@ -92,8 +92,14 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     torch.set_flush_denormal(True)
     if wide and device.type == "cpu":
         keep_freed_memory(True)
+    dtype_before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     try:
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        with (
+            on_card,
+            torch.autocast(device.type, enabled=False),
+        ):  # a Run alone says what is computed in bfloat16
             yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(
@@ -112,6 +118,7 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
         if wide and device.type == "cpu":
             keep_freed_memory(False)
         torch.set_flush_denormal(flushed_before)
+        torch.set_default_dtype(dtype_before)
         torch.backends.cudnn.benchmark = benchmark_before
         torch.set_num_threads(threads_before)
 

@@ -365,7 +365,7 @@ class _Network:
         self.hooks: list[Any] = []
 
     def _module(self, argument, wanted):
-        known = dict(self.model.named_modules())
+        known = dict(self.model.named_modules(remove_duplicate=False))
         if isinstance(wanted, nn.Module) and wanted in self.names:
             return wanted
         if isinstance(wanted, str) and wanted in known:
@@ -539,7 +539,10 @@ def _measured(network, loaders, keep) -> Measurement:
         weight, bias = network.classifier()
         means = {name: of_name.means() for name, of_name in sums.items()}
         classifiers = {name: (weight, bias) if name == head else _of_means(mu) for name, mu in means.items()}
-        collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
+        collapse = {
+            n: metrics.Collapse(mu, classifiers[n][0], classifiers[n][1], dtypes[n], True)
+            for n, mu in means.items()
+        }
         again = {n: metrics.ClassSums(len(mu), mu.shape[1], place) for n, mu in means.items()}
     for features, labels, _ in kept if kept is not None else network.parts(loaders["loader"], "loader"):
         with metrics.full_precision(place):
@@ -571,11 +574,6 @@ def _measured(network, loaders, keep) -> Measurement:
     return Measurement(rows[head], frame, by_class, mu, w, bias, head, n)
 
 
-def _collapse(means, classifier, dtype):
-    weight, bias = classifier
-    return metrics.Collapse(means, weight, bias, dtype, variances=True)
-
-
 def _of_means(means):
     """The linear classifier of the nearest class mean, W and b: argmax of W h + b is the class of the nearest of `means`."""
     centred = means - means.mean(0)
@@ -587,7 +585,7 @@ def _values(collapse) -> dict[str, float]:
     n, (k, p), eps = (collapse.counts.sum(), collapse.means.shape, torch.finfo(collapse.dtype).eps)
     spread, s, values = collapse.spread_of_means(), collapse.singular, collapse.metrics()
     out = {name: values[name] for name in ("nc1", "nc2", "nc2n", "nc2a")}
-    kept = s**2 > max(p, k) * eps * s[:1] ** 2 if p > 1 else s > 0
+    kept = s**2 > p * eps * s[:1] ** 2 if p > 1 else s > 0
     out["nc1_pinv"] = float(spread[kept].sum() / n) if len(s) else math.nan
     out["nc1_svd"] = out["nc1"] if len(s) == k - 1 else math.nan
     out |= _variances(collapse)
@@ -604,15 +602,27 @@ def _variances(collapse) -> dict[str, float]:
     return {
         "nc1_quotient": float(collapse.squares.sum() / n / between),
         "nc1_cdnv": cdnv(means, collapse.squares / collapse.counts),
-        "nearest_mean": float(collapse.nearest_right.sum() / n.double()),
+        "nearest_mean": float(_share(collapse, collapse.nearest_right.sum(), n)),
     }
+
+
+def _share(collapse, right, of):
+    """What share of samples is `right`: of none it is known where all class means are equal."""
+    return (
+        right / of.double()
+        if len(collapse.singular)
+        else torch.full_like(right, math.nan, dtype=torch.float64)
+    )
 
 
 def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[str, dict[str, float]], dict]:
     """Metrics of a test set around the training set's class means, by layer; and columns of `Measurement.classes`."""
     with metrics.full_precision(network.place):
-        collapse = {n: _collapse(mu, classifiers[n], dtypes[n]) for n, mu in means.items()}
-        by_weight = _collapse(means[head], (classifiers[head][0], None), dtypes[head])
+        collapse = {
+            n: metrics.Collapse(mu, classifiers[n][0], classifiers[n][1], dtypes[n], True)
+            for n, mu in means.items()
+        }
+        by_weight = metrics.Collapse(means[head], classifiers[head][0], dtype=dtypes[head])
     right = 0
     for features, labels, hits in network.parts(loader, "test"):
         with metrics.full_precision(network.place):
@@ -633,8 +643,8 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[st
     out[head]["accuracy_test"] = right / int(by_weight.counts.sum())
     of_classes = {
         "n_test": by_weight.counts,
-        "nc4_test": by_weight.agree / by_weight.counts.double(),
-        "nearest_mean_test": by_weight.nearest_right / by_weight.counts.double(),
+        "nc4_test": _share(by_weight, by_weight.agree, by_weight.counts),
+        "nearest_mean_test": _share(by_weight, by_weight.nearest_right, by_weight.counts),
     }
     return out, {name: values.cpu().numpy() for name, values in of_classes.items()}
 
@@ -650,8 +660,16 @@ def _nc5(network, loader, means) -> dict[str, float]:
         n += len(h)
     if not n:
         raise ValueError("ood gave no sample")
-    cosines = {name: torch.cosine_similarity(means[name], total[None] / n) for name, total in sums.items()}
-    return {name: float(values.abs().mean()) for name, values in cosines.items()}
+    return {
+        name: float((_units(means[name]) @ _units(total[None]).T).abs().mean())
+        for name, total in sums.items()
+    }
+
+
+def _units(vectors):
+    """Rows [n, p] over their norms, whatever their scale."""
+    near_one = metrics.ldexp(vectors, -metrics._exponent(vectors))
+    return near_one / near_one.norm(dim=1, keepdim=True)
 
 
 def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
@@ -660,8 +678,8 @@ def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
     m, w = centred.norm(dim=1), weight.norm(dim=1)
     columns = {
         "n": counts,
-        "nc4": collapse.agree.cpu() / counts.double(),
-        "nearest_mean": collapse.nearest_right.cpu() / counts.double(),
+        "nc4": _share(collapse, collapse.agree, collapse.counts).cpu(),
+        "nearest_mean": _share(collapse, collapse.nearest_right, collapse.counts).cpu(),
         "variance": metrics.ldexp(collapse.squares.cpu() / counts, 2 * collapse.exponent),
         "mean_norm": m,
         "weight_norm": w,

@@ -23,11 +23,19 @@ class Signum(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
+        if not (lr >= 0 and 0 <= momentum < 1 and weight_decay >= 0):
+            raise ValueError(
+                f"lr, momentum, weight_decay = {lr}, {momentum}, {weight_decay} are not allowed: 0 or more, momentum under 1"
+            )
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self):
-        """One step from the gradients that the parameters hold."""
+    def step(self, closure=None):
+        """One step from the gradients that the parameters hold, or that `closure`, as torch has it, leaves in them."""
+        loss = None
+        if closure:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -41,6 +49,7 @@ class Signum(torch.optim.Optimizer):
                 torch._foreach_lerp_(averages, direction, 1 - group["momentum"])
                 direction = averages
             torch._foreach_add_(params, torch._foreach_sign(direction), alpha=-group["lr"])
+        return loss
 
 
 def _fused(params) -> bool:
@@ -132,6 +141,13 @@ def check_rule(rule: str, options: tuple, momentum: float) -> None:
     A rule of a library is tried on three small tensors: what needs a closure, the model or second derivatives fails there,
     and so does what draws random numbers, which a Run could not repeat, or keeps a second copy of the weights.
     """
+    _check_settings(rule, dict(options), momentum)
+    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum)):
+        raise ValueError(fault)
+
+
+def _check_settings(rule: str, options: dict, momentum: float) -> None:
+    """What of `check_rule` the rule's signature says."""
     settings = inspect.signature(RULES.get(rule) or find_rule(rule)).parameters
     if rule in RULES:
         allowed = _OPTIONS.get(rule, tuple(settings)[6:])
@@ -141,16 +157,14 @@ def check_rule(rule: str, options: tuple, momentum: float) -> None:
             raise ValueError(
                 f"momentum = {momentum!r} is not allowed: rule {rule!r} has none, so it must be 0"
             )
-    for name, value in options:
+    for name, value in options.items():
         if name not in allowed:
             why = f"`{_GIVEN[name]}` sets it" if name in _GIVEN else f"it has {', '.join(allowed) or 'none'}"
-            raise ValueError(f"options = {dict(options)!r} is not allowed: {name!r} of rule {rule!r}: {why}")
+            raise ValueError(f"options = {options!r} is not allowed: {name!r} of rule {rule!r}: {why}")
         if name == "betas" and (not isinstance(value, tuple) or value[:1] != (momentum,)):
             raise ValueError(
-                f"options = {dict(options)!r} is not allowed: the first of betas must be momentum, {momentum!r}"
+                f"options = {options!r} is not allowed: the first of betas must be momentum, {momentum!r}"
             )
-    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum)):
-        raise ValueError(fault)
 
 
 @functools.cache
@@ -208,11 +222,24 @@ def make_optimizer(
     (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
     differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
     "gradient" before each: there it is the rounding of a softmax near 0 and 1. Decoupled decay reads lr from the parameter
-    group at each step, so schedules apply to it.
+    group at each step, so schedules apply to it; as coupled decay, it leaves parameters without a gradient alone. Decays and
+    centring are hooks of the optimizer: they are not in a copy or a pickle of it.
+
+    Raises ValueError for a rule, options or a momentum as `check_rule` does, a negative decay, and other names than these.
     """
     if decay_on not in ("all", "matrices"):
         raise ValueError(f"decay_on = {decay_on!r} is not allowed: use 'all' or 'matrices'")
     params, head, options = list(params), list(head), dict(options)
+    if centre_head not in ("never", "step", "gradient"):
+        raise ValueError(f"centre_head = {centre_head!r} is not allowed: use 'never', 'step' or 'gradient'")
+    if centre_head != "never" and not head:
+        raise ValueError(f"centre_head = {centre_head!r} is not allowed without head")
+    decays: dict[str, float | None] = {"coupled_wd": coupled_wd, "decoupled_wd": decoupled_wd}
+    decays |= {"head_coupled_wd": head_coupled_wd, "head_decoupled_wd": head_decoupled_wd}
+    for name, decay in decays.items():
+        if decay is not None and not decay >= 0:
+            raise ValueError(f"{name} = {decay} is not allowed: weight decay must be 0 or more")
+    _check_settings(rule, options, momentum)
     build = RULES.get(rule) or find_rule(rule)
     two_rules = rule not in RULES and _two_rules(build)
     in_head = {id(p) for p in head}
@@ -246,6 +273,9 @@ def make_optimizer(
                 group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
                 group["lr_share"] = group["lr"] / lr
         optimizer = build(groups, lr=lr, **options)
+    for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
+        optimizer.defaults.setdefault(name, decays[name])
+    optimizer.register_step_pre_hook(_closure_first)
     optimizer.register_step_pre_hook(_decay_decoupled)
     if centre_head == "gradient":
         optimizer.register_step_pre_hook(lambda *_: _centre(head[0].grad))
@@ -262,19 +292,30 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_share", 1)
 
 
+def _closure_first(optimizer, args, kwargs):
+    """Calls a closure before all else: the gradients that it leaves are those that decay and centring act on."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        loss = closure()
+    return (optimizer, lambda: loss), {}
+
+
 @torch.no_grad()
 def _decay_decoupled(optimizer, args, kwargs) -> None:
     for group in optimizer.param_groups:
-        if group["decoupled_wd"]:
-            torch._foreach_mul_(group["params"], 1 - group["lr"] * group["decoupled_wd"])
+        params = [p for p in group["params"] if p.grad is not None]
+        if group["decoupled_wd"] and params:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["decoupled_wd"])
 
 
 @torch.no_grad()
 def _decay_coupled(optimizer, args, kwargs) -> None:
     """What the rules of RULES do themselves."""
     for group in optimizer.param_groups:
-        if group["coupled_wd"]:
-            params = [p for p in group["params"] if p.grad is not None]
+        params = [p for p in group["params"] if p.grad is not None]
+        if group["coupled_wd"] and params:
             torch._foreach_add_([p.grad for p in params], params, alpha=group["coupled_wd"])
 
 

@@ -129,6 +129,10 @@ class Run(BaseModel):
             known = ", ".join(data.PUBLISHED)
             why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
             raise _NotAllowed(f"scale = {self.scale!r} is not allowed: {why}")
+        if self.arch == "ufm" and self.image_size is not None:
+            raise _NotAllowed(
+                f"image_size = {self.image_size} is not allowed: arch 'ufm' has no images, so it must be None"
+            )
         if self.augment != "none" and (self.arch == "ufm" or self.dataset in data.NO_IMAGES):
             name = "arch" if self.arch == "ufm" else "dataset"
             why = f"{name} {getattr(self, name)!r} has no images to crop, so it must be 'none'"
@@ -216,14 +220,15 @@ class Run(BaseModel):
 def same_steps(run: Run) -> Run:
     """The Run that stands for all those that take its steps but for rounding: without momentum SGD and SGDW both take
     lr * (gradient + wd * w) off the weights w, at every decay, and SGD stands for the two. Any other Run stands for
-    itself.
+    itself, one whose head has a decay of its own among them.
     """
-    if run.rule != "sgd" or run.momentum or run.coupled_wd:
+    of_head = run.head_coupled_wd is not None or run.head_decoupled_wd is not None
+    if run.rule != "sgd" or run.momentum or run.coupled_wd or of_head:
         return run
     return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """What one Run gave.
 
@@ -274,7 +279,7 @@ def numbers(row: dict) -> dict:
 def lr_schedule(run: Run) -> np.ndarray:
     """Learning rate of each epoch [epochs].
 
-    "step" divides by 10 after epochs // 3 and 2 epochs // 3 (66, 133 of 200). "cosine" rises linearly over the first 5 % of
+    "step" divides by 10 after epochs // 3 and 2 epochs // 3 (66, 133 of 200), so that one epoch has a hundredth of lr. "cosine" rises linearly over the first 5 % of
     the epochs and falls along half a cosine over the others.
     """
     epoch = np.arange(run.epochs)

@@ -45,7 +45,9 @@ class Store:
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
         folder = Path(os.path.expanduser(folder)) if folder else chosen_folder("NCUTILS_RUNS", "runs")
         self.folder = folder.absolute()  # worker processes keep the current folder that they started in
-        self.shipped = Path(shipped) if shipped else project_folder("results") if in_clone() else None
+        if shipped:
+            shipped = Path(os.path.expanduser(shipped)).absolute()
+        self.shipped = shipped or (project_folder("results") if in_clone() else None)
 
     def get(self, run: Run) -> History | None:
         """The stored History of a Run, or None."""
@@ -128,6 +130,9 @@ class Store:
             return read(path)
         except FileNotFoundError:  # another process has just set it aside
             return {}
+        except OSError as error:  # a folder of such a name, or one that may not be read
+            warnings.warn(f"{path} is left out: {error}", stacklevel=4)
+            return {}
         except ValueError as error:
             self._set_aside(path, error)
             return {}
@@ -140,7 +145,7 @@ class Store:
 
     def _shipped(self) -> list[dict[str, History]]:
         files = sorted(self.shipped.glob("*.parquet")) if self.shipped else []
-        return [_read_once(path, path.stat().st_mtime_ns) for path in files]
+        return [_read_once(path, path.stat().st_mtime_ns) for path in files if path.is_file()]
 
 
 class _Stored(History):
@@ -166,9 +171,10 @@ class _Stored(History):
 
 
 def write(histories: list[History], path: Path) -> None:
-    """Histories into one Parquet file, whole or not at all."""
+    """Histories, each Run's once, into one Parquet file, whole or not at all."""
     import pandas as pd
 
+    histories = list({h.run.hash: h for h in histories}.values())
     frame = pd.concat([h.frame.assign(run=h.run.hash) for h in histories], ignore_index=True)
     dumps = [(h, h.run.model_dump(mode="json")) for h in histories]
     records = {h.run.hash: {"run": run, "info": h.info, "last": h.final} for h, run in dumps}
@@ -312,7 +318,8 @@ def read(path: Path) -> dict[str, History]:
     found: dict[str, History] = {}
     for name, fields, info, last in parts:
         try:
-            run = Run.stored(fields)
+            # a later version's fields, which may be at their defaults: the hash below tells
+            run = Run.stored({k: v for k, v in fields.items() if k in Run.model_fields})
             if run.hash != name:
                 raise ValueError("its hash is another one now")
             found[name] = _Stored(run, info, last, (path, modified))

@@ -49,7 +49,7 @@ def train_all(
     the same store is left to it and read afterwards. If some runs raise, the others are trained and stored first; then
     the first error is raised. Raises OSError at once where the store's folder is not writable, or a worker is killed.
     """
-    store = store or Store()
+    store, runs = store or Store(), list(runs)
     found: dict[str, Any] = {run.hash: store.get(run) for run in runs}
     missing = list({run.hash: run for run in runs if found[run.hash] is None}.values())
     for run in runs:
@@ -347,14 +347,10 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
 
 
 def _seconds(call, device: torch.device) -> float:
-    call()  # the first sets things up
-    _wait_for(device)
-    start = time.perf_counter()
-    call()
-    _wait_for(device)
+    """Of the second of two calls: the first sets things up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -153,7 +153,9 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
         a, b = path[:, t]
         if coupled:
             small = np.exp(-(a + b) / root)
-            g = small / (1 + (K - 1) * small) / root
+            g = np.maximum(
+                small / (1 + (K - 1) * small) / root, np.finfo(float).tiny
+            )  # positive, however small
             path[0, t + 1], path[1, t + 1] = (
                 a + lr * np.sign((K - 1) * g - wd * a),
                 b + lr * np.sign(g - wd * b),

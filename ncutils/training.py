@@ -60,12 +60,12 @@ def train(
         _check_memory(run, dataset, device)
         state = State.restored(checkpoint, run, dataset, device) or State(run, dataset, device)
         started -= state.spent
-        step, rates, measured, diverged = (
+        step, rates, measured = (
             Step(state.model, state.optimizer, run),
             lr_schedule(run),
             measured_epochs(run),
-            None,
         )
+        diverged = None
         if not state.epoch:
             state.log(rates[0])
         with machine.progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:

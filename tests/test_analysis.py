@@ -9,7 +9,7 @@ from scipy import stats
 
 from ncutils import analysis
 from ncutils.book import figures, pages, tables
-from ncutils.runs import decay_budget
+from ncutils.runs import decay_budget, same_steps
 from ncutils.store import Store
 from ncutils.training import History, Run
 
@@ -279,3 +279,36 @@ def test_nothing_is_averaged_over_a_run_that_diverged():
     )
     assert table.loc["SGDW", ("NC0", "here")] == "diverged"
     assert analysis.best({"SGD": [bad]}) == {} and analysis.valid({"SGD": [good, bad]}) == [good]
+
+
+def test_runs_whose_head_decays_by_itself_take_steps_of_their_own():
+    """Without momentum both decays are one step, but not where the head's is one and the backbone's the other."""
+    sgdw = Run.named("SGDW", 0.1, momentum=0)
+    assert same_steps(sgdw) == same_steps(Run.named("SGD", 0.1, momentum=0))
+    for head in ({"head_decoupled_wd": 0.5}, {"head_coupled_wd": 0.5}, {"head_decoupled_wd": 0.0}):
+        run = sgdw.model_copy(update=head)
+        assert same_steps(run) == run
+
+
+def test_values_that_are_not_known_are_no_largest_ones():
+    x, coupled = [np.nan, np.nan, np.nan, 1, 1, 2, 2], [1.0] * 7
+    found = pd.DataFrame({"like": range(7), "x": x, "x_coupled": coupled})
+    assert analysis.ratio_of_medians(found, "x", resamples=10)[0] == pytest.approx(2**0.5)
+    runs = [history("Adam", wd, 1, nc3) for wd, nc3 in ((0, np.nan), (0.1, 0.5), (1, 0.1))]
+    assert analysis.best({"Adam": runs})["Adam"].run.wd == 1
+    assert [h.run.wd for h in analysis.best_of_each(runs)] == [1]
+    decoupled = [history("AdamW", 1, np.nan), history("AdamW", 2, 3.0)]
+    assert analysis.pairs(runs, decoupled, "nc0") == (1, 1)
+
+
+def test_an_interval_draws_whole_networks_and_data_where_there_are_five():
+    likes = [
+        analysis.like(Run(arch=arch, dataset=data, seed=seed))
+        for arch in ("resnet9", "vgg9", "mlp") for data in ("MNIST", "FashionMNIST") for seed in range(20)
+    ]  # fmt: skip
+    of_pair = np.repeat([0.5, 1, 2, 4, 8, 16], 20)
+    found = pd.DataFrame({"like": likes, "x": of_pair, "x_coupled": 1.0})
+    _, low, high = analysis.ratio_of_medians(found, "x")
+    assert low <= 1 and high >= 8  # six of six, not 120 of 120
+    _, low, high = analysis.ratio_of_medians(found[20:60], "x")  # two pairs: seeds
+    assert low >= 1 and high <= 4

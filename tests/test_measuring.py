@@ -746,3 +746,54 @@ def test_agreement_with_the_library_that_the_paper_used(peer, epochs):
     assert pair_statistics(ours.means, "riesz") == pytest.approx(
         kernels.kernel_stats(means, centre, kernel=kernels.riesz_kernel), rel=1e-2
     )
+
+
+@pytest.mark.parametrize("k", [300, 20])
+def test_pinv_cuts_where_torch_does_with_more_classes_than_features(k):
+    p, n, generator = 8, 20, torch.Generator().manual_seed(0)
+    means = torch.randn(k, p, generator=generator) * torch.tensor([1.0] * 7 + [1e-3])
+    y = torch.arange(k * n) % k
+    h = means[y] + 0.01 * torch.randn(k * n, p, generator=generator)
+    mu = class_means(h, y, k)
+    m, within = mu - mu.mean(0), (h - mu[y]).double()
+    inverse = torch.linalg.pinv((m.T @ m / k).float()).double()
+    expected = float((inverse @ (within.T @ within / len(h))).trace() / k)
+    got = measure(nn.Sequential(nn.Identity(), nn.Linear(p, k)), [(h, y)])["nc1_pinv"]
+    assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_nc5_does_not_depend_on_the_scale_of_the_features():
+    (h, y), (other, _) = digits(), digits(seed=3)
+    head = nn.Sequential(nn.Identity(), nn.Linear(SIZE, K))
+    expected = measure(head, [(h, y)], ood=[(other + 1, None)])["nc5"]
+    for scale in (1e-20, 1e15):
+        got = measure(head, [(scale * h, y)], ood=[(scale * (other + 1), None)])["nc5"]
+        assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_class_means_have_no_nearest_one():
+    dead = nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(), nn.Linear(SIZE, K))
+    with torch.no_grad():
+        dead[0].weight.zero_()
+        dead[0].bias.fill_(-1)
+    found = measure(dead, batches(digits()), test=batches(digits(seed=1)))
+    for name in ("nc1", "nc4", "nearest_mean", "nc4_test", "nearest_mean_test"):
+        assert math.isnan(found[name]), name
+    shares = found.classes[["nc4", "nearest_mean", "nc4_test", "nearest_mean_test"]]
+    assert shares.isna().all(axis=None) and found["accuracy"] >= 0
+
+
+def test_a_head_by_a_second_name():
+    model = network()
+
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = model[:4], model[4]
+            self.head = self.fc
+
+        def forward(self, x):
+            return self.fc(self.body(x))
+
+    by_name = [measure(Once(), batches(digits()), head=name)["nc3"] for name in ("fc", "head")]
+    assert by_name[0] == by_name[1]

@@ -1,6 +1,7 @@
 """Every optimizer step by step: against torch.optim where torch has it, against the written update otherwise."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -169,3 +170,74 @@ def test_a_rule_without_names_trains_and_is_called_by_its_own(monkeypatch):
     for history in histories:
         Store().put(history)
     assert sorted(table(Store().histories())["optimizer"]) == ["mine", "mine", "mine+W", "mineW"]
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "signum", "lion"])
+def test_a_parameter_without_a_gradient_stays(model, rule):
+    """A frozen layer, or a head that took no part: neither decay shrinks it."""
+    frozen = next(model.parameters())
+    frozen.requires_grad_(False)
+    before = frozen.clone()
+    optimizer = make_optimizer(model.parameters(), rule, lr=0.1, decoupled_wd=0.5, coupled_wd=0.5)
+    loss_of(model).backward()
+    optimizer.step()
+    assert torch.equal(frozen, before)
+    optimizer.zero_grad()
+    optimizer.step()  # of nothing
+    added = torch.nn.Parameter(torch.ones(3))
+    added.grad = torch.zeros(3)
+    optimizer.add_param_group({"params": [added]})
+    optimizer.step()  # as the others decay, by one decay at least
+    assert (added < 1).all()
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "signum", "lion", "rmsprop"])
+@pytest.mark.parametrize("how", [{"coupled_wd": 1.0}, {"decoupled_wd": 1.0}, {"centre_head": "gradient"}])
+def test_a_closure_gives_what_gradients_at_hand_give(model, rule, how):
+    ends = []
+    for closed in (False, True):
+        net = copy.deepcopy(model)
+        optimizer = make_optimizer(net.parameters(), rule, lr=0.01, head=net.classifier.parameters(), **how)
+
+        def closure(net=net, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = loss_of(net)
+            loss.backward()
+            return loss
+
+        for _ in range(4):
+            if closed:
+                assert torch.isfinite(optimizer.step(closure))
+            else:
+                closure()
+                optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "sentence"),
+    [
+        ("sgd", {"centre_head": "steps"}, "centre_head = 'steps' is not allowed"),
+        ("sgd", {"centre_head": "gradient"}, "centre_head = 'gradient' is not allowed without head"),
+        ("sgd", {"decoupled_wd": -1.0}, "decoupled_wd = -1.0 is not allowed: weight decay must be 0 or more"),
+        ("lion", {"coupled_wd": -1.0}, "coupled_wd = -1.0 is not allowed"),
+        ("adam", {"head_coupled_wd": float("nan")}, "head_coupled_wd = nan is not allowed"),
+        ("adagrad", {"momentum": 0.9}, "momentum = 0.9 is not allowed: rule 'adagrad' has none"),
+        (
+            "lion",
+            {"options": {"weight_decay": 0.3}},
+            "'weight_decay' of rule 'lion': `coupled_wd or decoupled_wd` sets it",
+        ),
+        (
+            "lion",
+            {"momentum": 0.9, "options": {"betas": (0.5, 0.99)}},
+            "the first of betas must be momentum, 0.9",
+        ),
+        ("signum", {"momentum": 2.0}, "lr, momentum, weight_decay = 0.1, 2.0, 0.0 are not allowed"),
+        ("signum", {"lr": -1.0}, "lr, momentum, weight_decay = -1.0, 0.0, 0.0 are not allowed"),
+    ],
+)
+def test_what_an_optimizer_cannot_use_is_refused(model, rule, settings, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        make_optimizer(model.parameters(), rule, **{"lr": 0.1, "options": {}} | settings)

@@ -381,3 +381,50 @@ def test_a_store_stays_where_it_was_when_the_current_folder_changes(tmp_path, mo
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert [store.folder for store in stores] == [tmp_path / "mine", tmp_path / "runs"]
+
+
+def test_a_run_given_twice_is_written_once(tmp_path):
+    """At wd 0 a run stands under both its optimizers."""
+    history = train(Run(**QUICK))
+    write([history, history], tmp_path / "two.parquet")
+    (found,) = Store(shipped=tmp_path).histories()
+    same(found, history)
+
+
+def test_a_later_versions_field_at_its_default_changes_nothing(monkeypatch):
+    history, dump = train(Run(**QUICK)), Run.model_dump
+    with monkeypatch.context() as later:
+        later.setattr(
+            Run,
+            "model_dump",
+            lambda self, **how: dump(self, **how) | ({} if how.get("exclude_defaults") else {"later": None}),
+        )
+        Store().put(history)
+    same(Store().get(history.run), history)
+    assert not [*Store().folder.glob("*.unreadable")]
+
+
+def test_what_is_no_file_is_passed_over(tmp_path):
+    history = train(Run(**QUICK))
+    Store().put(history)
+    (Store().folder / "folder.parquet").mkdir()
+    with pytest.warns(UserWarning, match="left out"):
+        (found,) = Store().histories()
+    same(found, history)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "link.parquet").symlink_to(tmp_path / "nowhere")
+    assert Store(tmp_path / "none", tmp_path / "results").histories() == []
+
+
+def test_a_shipped_folder_stays_where_it_was(tmp_path, monkeypatch):
+    history = train(Run(**QUICK))
+    write([history], tmp_path / "shipped.parquet")
+    monkeypatch.chdir(tmp_path)
+    (found,) = Store("none", ".").histories()
+    monkeypatch.chdir("/")
+    same(found, history)
+
+
+def test_runs_from_a_generator_are_trained():
+    (history,) = train_all((Run(seed=s, **QUICK) for s in range(1)), workers=1, progress=False)
+    assert history.run in Store()

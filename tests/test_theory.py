@@ -501,3 +501,10 @@ def test_bad_input_of_the_theorems(call, sentence):
 def test_simplex_of_one():
     with pytest.raises(ValueError, match="K = 1 is not allowed"):
         theory.simplex_etf(1)
+
+
+def test_without_decay_exact_signgd_goes_on_for_ever():
+    """Both rules are the same then, and the sign of a gradient is not lost where float64 has it as 0."""
+    both = [theory.signgd(10, 0.0, 1.0, 2000, coupled) for coupled in (True, False)]
+    np.testing.assert_allclose(*both, rtol=1e-12)
+    assert both[0][-1] == pytest.approx((2000 * (2 - 10)) ** 2)

@@ -668,3 +668,18 @@ def test_the_feature_model_has_no_test_features(n_test):
     final = train(Run(**shape, n_test=n_test, epochs=1, lr=0.1), "cpu", progress=False).final
     assert all(math.isnan(final[name]) for name in ("test_acc", "test_loss", "nc4_test"))
     assert final["train_acc"] > 0 and math.isfinite(final["nc1"])
+
+
+def test_a_run_alone_decides_its_result():
+    """Neither an autocast around the call nor torch's default type reaches the classifier and the loss."""
+    run = Run(arch="mlp", width=2, n_train=100, epochs=3, measure="ends")
+    plain = train(run, "cpu", progress=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = train(run, "cpu", progress=False)
+    torch.set_default_dtype(torch.float64)
+    try:
+        in_float64 = train(run, "cpu", progress=False)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert under_autocast.final == in_float64.final == plain.final
