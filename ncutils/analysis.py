@@ -108,9 +108,10 @@ def _to_etf(grams, etf):
     return np.linalg.norm(grams / np.linalg.norm(grams, axis=(1, 2), keepdims=True) - etf, axis=(1, 2))
 
 
-def usual_head(run: Run) -> bool:
-    """Whether the classifier is trained as all else: not centred, and without decays of its own."""
-    return run.centre_head == "never" and run.head_coupled_wd is None and run.head_decoupled_wd is None
+def usual_networks(histories: list[History]) -> list[History]:
+    """The runs of ResNet9 and VGG9 whose classifier is trained as all else: not centred, without decays of its own."""
+    runs = [h for h in histories if h.run.arch in ("resnet9", "vgg9") and h.run.centre_head == "never"]
+    return [h for h in runs if h.run.head_coupled_wd is None and h.run.head_decoupled_wd is None]
 
 
 def once(histories: list[History]) -> list[History]:
