@@ -16,6 +16,9 @@ from filelock import FileLock
 from ncutils import data
 from ncutils.book.site import chromium
 
+# of child processes, which would wait for each other's threads: the tests have all cores
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 COUNTS, STARTED = collections.Counter(), time.time()
 SOAK = bool(os.environ.get("NCUTILS_SOAK"))
 
@@ -24,6 +27,11 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "counts(what): a passed test counts as one of these on the book's page"
     )
+
+
+def pytest_collection_modifyitems(items):
+    """What needs the built book first: one worker builds it at once, while the other has enough to do."""
+    items.sort(key=lambda item: "quick_book" not in item.fixturenames)
 
 
 def pytest_runtest_logreport(report):

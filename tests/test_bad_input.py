@@ -84,7 +84,7 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
         "common: {optimizer: Adam, wd: 0}\nentries:\n  - " + "\n    ".join(layers) + "\n    lr: [*l11]\n"
     )
     (tmp_path / "long.yaml").write_text(
-        "x: 0\n".replace("x: 0\n", "") + "entries: [{optimizer: Adam, wd: 0, "
+        "entries: [{optimizer: Adam, wd: 0, "
         f"seed: {list(range(200))}, width: {list(range(1, 200))}, epochs: {list(range(1, 200))}}}]"
     )
     for name, sentence in (
@@ -93,7 +93,7 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
     ):
         assert main(["sweep", str(tmp_path / f"{name}.yaml")]) == 2
         error = one_sentence(capsys.readouterr().err)
-        assert sentence in error or "an entry stands for" in error
+        assert sentence in error
 
 
 @pytest.mark.parametrize(

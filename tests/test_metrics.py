@@ -241,7 +241,7 @@ def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
             for key in APART[1:]:
                 assert got[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7), (scale, key)
             assert abs(got["nc4"] - expected["nc4"]) <= 1 / len(y)
-        assert nc_metrics(h, y, w)["nc0"] == pytest.approx(expected["nc0"], rel=1e-6)
+        assert nc_metrics(h * scale, y, w)["nc0"] == pytest.approx(expected["nc0"], rel=1e-6)
         if dtype.itemsize > 2 and scale < 1e36:  # a sum of K weights in their range
             assert nc_metrics(h, y, w * scale)["nc0"] == pytest.approx(expected["nc0"] * scale, rel=1e-6)
         assert abs(nc4((h + 1) * scale, class_means(h * scale, y, K), w) - of_test) <= 1 / len(y)
