@@ -34,22 +34,13 @@ def own_settings(rule: str) -> tuple[float, float]:
     return lr or 0.01, momentum or 0.0
 
 
-def leak(
-    rule: str,
-    dtype: torch.dtype = torch.float64,
-    loss: str = "cross-entropy",
-    k: int = 10,
-    p: int = 64,
-    n: int = 500,
-    steps: int = 300,
-    seed: int = 0,
-) -> float:
+def leak(rule: str, dtype=torch.float64, loss: str = "cross-entropy", k: int = 10, steps: int = 300) -> float:
     """Share of a rule's movement that is row sum: ||1^T (W_T - W_0)|| / (sqrt(K) ||W_T - W_0||), between 0 and 1.
 
-    `steps` full-batch steps of linear classification (W [K, p], n Gaussian samples about K means) without decay, at the rule's
+    `steps` full-batch steps of linear classification (W [K, 64], 500 Gaussian samples about K means) without decay, at the rule's
     own learning rate and momentum. A movement in a random direction has 1 / sqrt(K). Raises whatever the rule raises.
     """
-    generator = torch.Generator().manual_seed(seed)
+    p, n, generator = 64, 500, torch.Generator().manual_seed(0)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
@@ -60,7 +51,7 @@ def leak(
     w = torch.nn.Parameter(start.clone())
     lr, momentum = own_settings(rule)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
-        torch.manual_seed(seed)  # of rules that draw numbers
+        torch.manual_seed(0)  # of rules that draw numbers
         optimizer = make_optimizer([w], rule, lr=lr, momentum=momentum, head=[w])
         for mode in ("train", "eval"):  # rules with a second copy of the weights
             getattr(optimizer, mode, lambda: None)()

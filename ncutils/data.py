@@ -204,23 +204,21 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
     n_classes = int(both[0].labels.max()) + 1
     chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
+    published = (
+        [255 * torch.tensor(v)[:, None, None] for v in PUBLISHED[name]] if scale == "published" else None
+    )
     if image_size is not None and name not in SOURCES:
-        paths, of_test = ([split.paths[i] for i in part] for split, part in zip(both, chosen))
+        x, x_test = (
+            Streamed([split.paths[i] for i in part], image_size) for split, part in zip(both, chosen)
+        )
         sample = balanced_order(y.cpu().numpy())[:1000]
-        x, x_test = _streamed(paths, of_test, sample, torch.device(device), image_size)
-        if scale == "published":
-            for part in (x, x_test):
-                part.mean, part.std = (
-                    255 * torch.tensor(v, device=device)[:, None, None] for v in PUBLISHED[name]
-                )
-        return Dataset(x, y, x_test, y_test, n_classes, x.standardise(torch.zeros(1, 3, 1, 1)).flatten())
+        moments = published or _moments(torch.stack([x[i] for i in sample]).double())
+        for part in (x, x_test):
+            part.device = torch.device(device)
+            part.mean, part.std = (value.to(device) for value in moments)
+        return Dataset(x, y, x_test, y_test, n_classes, _black(x.mean, x.std))
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
-    if scale == "published":
-        mean, std = (255 * torch.tensor(value)[None, :, None, None] for value in PUBLISHED[name])
-    else:
-        numbers = x.float()
-        mean, std = (f((0, 2, 3), keepdim=True) for f in (numbers.mean, numbers.std))
-        std = std.clamp_min(1e-12)
+    mean, std = published or _moments(x.float())
 
     def on_device(images):
         if images.dtype == torch.uint8 and image_size is None and torch.device(device).type == "cuda":
@@ -231,7 +229,7 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
             images = torch.nn.functional.interpolate(images, (image_size, image_size), mode="bilinear")
         return ((images - mean) / std).to(device, memory_format=torch.channels_last)
 
-    return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes, (-mean / std).flatten().to(device))
+    return Dataset(on_device(x), y, on_device(x_test), y_test, n_classes, _black(mean, std).to(device))
 
 
 def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
@@ -292,15 +290,15 @@ def _chosen(split: Split, parameter: str, n: int | None, name: str) -> np.ndarra
     return np.arange(total) if n is None else balanced_order(split.labels)[:n]
 
 
-def _streamed(paths, test_paths, sample, device, size) -> tuple[Streamed, Streamed]:
-    """Mean and standard deviation of each channel are those of a sample of the training images."""
-    train, test = Streamed(paths, size), Streamed(test_paths, size)
-    pixels = torch.stack([train[i] for i in sample]).double()
-    for images in (train, test):
-        images.device = device
-        images.mean = pixels.mean((0, 2, 3)).float()[:, None, None].to(device)
-        images.std = pixels.std((0, 2, 3)).float().clamp_min(1e-12)[:, None, None].to(device)
-    return train, test
+def _black(mean, std):
+    """Black after standardisation [C]; of a channel without variation the only value that it has."""
+    return torch.where(std > 1e-12, -mean / std, 0).flatten()
+
+
+def _moments(pixels):
+    """Mean and standard deviation of each channel of images [N, C, H, W]: [C, 1, 1]."""
+    mean, std = (f((0, 2, 3)).float()[:, None, None] for f in (pixels.mean, pixels.std))
+    return [mean, std.clamp_min(1e-12)]
 
 
 def _digits(n_classes: int = 10) -> tuple[Split, Split]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import math
 import numbers
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -398,10 +399,7 @@ class _Network:
     def parts(self, loader, what: str, labelled: bool = True):
         """(features by name, labels [n], whether the network's own class is the label's [n]) of each batch; labels are None
         where they are not asked for."""
-        length = 0
-        with contextlib.suppress(TypeError):  # it has none
-            length = len(loader)
-        with progress_bar(length, f"features of {what}", "batch") as bar:
+        with progress_bar(operator.length_hint(loader), f"features of {what}", "batch") as bar:
             for batch in loader:
                 inputs, labels = _split(batch, what, labelled)
                 features, logits = self._run(inputs, what)

@@ -288,25 +288,16 @@ def _crossing(falling, high) -> np.ndarray:
     return (low + high) / 2
 
 
-def _rate(lr) -> np.ndarray:
-    lr = np.asarray(lr, dtype=np.float64)
-    if not (lr > 0).all():
-        raise ValueError(f"lr = {lr} is not allowed: it must be greater than 0")
-    return lr
+def _allowed(name: str, holds, why: str, value) -> np.ndarray:
+    value = np.asarray(value, dtype=np.float64)
+    if not holds(value).all():
+        raise ValueError(f"{name} = {value} is not allowed: {why}")
+    return value
 
 
-def _decay(wd) -> np.ndarray:
-    wd = np.asarray(wd, dtype=np.float64)
-    if not (wd >= 0).all():
-        raise ValueError(f"wd = {wd} is not allowed: weight decay must be 0 or more")
-    return wd
-
-
-def _momentum(momentum) -> np.ndarray:
-    momentum = np.asarray(momentum, dtype=np.float64)
-    if not ((momentum >= 0) & (momentum < 1)).all():
-        raise ValueError(f"momentum = {momentum} is not allowed: it must lie in [0, 1)")
-    return momentum
+_rate = functools.partial(_allowed, "lr", lambda lr: lr > 0, "it must be greater than 0")
+_decay = functools.partial(_allowed, "wd", lambda wd: wd >= 0, "weight decay must be 0 or more")
+_momentum = functools.partial(_allowed, "momentum", lambda m: (m >= 0) & (m < 1), "it must lie in [0, 1)")
 
 
 def _classes(K) -> np.ndarray:

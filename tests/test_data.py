@@ -399,3 +399,25 @@ def test_a_scale_that_is_not_known_is_refused():
             ValueError, match=f"scale = '{scale}' is not allowed: use 'measured', or 'published' for"
         ):
             data.load(name, scale=scale)
+
+
+def test_a_channel_without_variation_has_a_margin_like_its_images(tmp_path, monkeypatch):
+    """Its standard deviation is 0: black is not thirteen orders of magnitude away."""
+    for split, each in (("train", 2), ("test", 1)):
+        for name in ("a", "b"):
+            folder = tmp_path / "red" / split / name
+            folder.mkdir(parents=True)
+            for i in range(each):
+                pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                pixels[:, :, 1:] = 77
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    for image_size in (None, 8):
+        red, *others = data.load("red", image_size=image_size).black.tolist()
+        assert red < -1 and others == [0, 0]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "padd"])
+def test_a_fit_that_is_not_known_is_refused(fit):
+    with pytest.raises(ValueError, match=f"fit = '{fit}' is not allowed: use 'pad' or 'resize'"):
+        data.load("digits", fit=fit)

@@ -550,6 +550,10 @@ def test_pooling_before_relu_is_the_same():
             "augment = 'mixup' is not allowed: it must be 'none', 'crop-flip' or 'crop-flip-measured'",
         ),
         (
+            {"image_size": 16, "arch": "ufm", "dataset": "small", "batch_size": 64},
+            "image_size = 16 is not allowed: arch 'ufm' has no images, so it must be None",
+        ),
+        (
             {"augment": "crop-flip", "arch": "ufm", "dataset": "unconstrained"},
             "augment = 'crop-flip' is not allowed: arch 'ufm' has no images to crop, so it must be 'none'",
         ),

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from ncutils.book.style import in_page
 
-MOST_POINTS = 150  # of a line, in the numbers beside a figure
+MOST_POINTS = 150  # of a line, its ends among them, in the numbers beside a figure
 
 
 def caption(name: str, text: str, figure: Figure | None = None, also: Sequence[str] = ()) -> None:
@@ -48,8 +48,10 @@ def numbers(figure: Figure) -> str:
         for line in axis.lines:
             if line.get_transform() == axis.transData:  # else a rule across the panel
                 x, y = (np.atleast_1d(values) for values in line.get_data())
-                every = slice(None, None, max(1, len(x) // MOST_POINTS))
-                rows += [(panel, line.get_label(), *point) for point in zip(x[every], y[every])]
+                some = (
+                    np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int)) if len(x) else []
+                )
+                rows += [(panel, line.get_label(), *point) for point in zip(x[some], y[some])]
         for points in axis.collections:
             if points.get_offset_transform() == axis.transData:
                 rows += [(panel, points.get_label(), *point) for point in np.asarray(points.get_offsets())]

@@ -185,7 +185,7 @@ def _above(found: pd.DataFrame, decoupled: str, columns=("nc0", "nc3"), note: st
 
 def _pairs(runs: pd.DataFrame, along: str, *varied: str, valid: bool = True) -> pd.DataFrame:
     """All pairs of valid runs of one label that differ in a column, with `_low` the one where it is less. But for rule, decays
-    and `varied` they are alike; along anything but wd the decay is the same."""
+    and `varied` they are alike; along momentum the decay is the same, too."""
     kept = (_where(runs, valid=True) if valid else runs).drop_duplicates(["label", "steps"])
     kept = kept.assign(like=[analysis.like(h.run, along, *varied) for h in kept["history"]])
     unknown = kept.columns[kept.isna().all()] if len(kept) else []  # no run has them

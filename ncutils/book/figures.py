@@ -212,7 +212,8 @@ def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
             found = [(h.final[column], n) for n in names for h in groups.get(n, []) if h.valid]
             for value, name in found:
                 axis.plot([paper[name][column], value], [name, name], color="0.75", lw=1.5, zorder=1)
-            axis.plot(*zip(*found), marks[scale], color=shade, ms=6, label=scale, zorder=2)
+            at = [value for value, _ in found], [name for _, name in found]
+            axis.plot(*at, marks[scale], color=shade, ms=6, label=scale, zorder=2)
         axis.set(xscale="log", title=LABELS[column], ylim=(len(names) - 0.5, -0.5))
         low, high = axis.get_xlim()
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6))

@@ -314,7 +314,7 @@ def table(frame: pd.DataFrame, formats="{:.3g}", index: bool = True, size: int =
         formats = dict.fromkeys(frame.select_dtypes("number"), formats)
     styled = frame.style.format(formats, na_rep="–")
     styled = styled.set_table_attributes(f'class="dataframe" style="font-size: {size}%; white-space: nowrap"')
-    counted = [c for c in frame if frame[c].astype(str).str.match(r"[-+−≫<(\d–]").all()]  # or words
+    counted = [c for c in frame if frame[c].astype(str).str.match(r"[-+−≫<(\d–]|nan$").all()]  # or words
     styled = styled.set_properties(subset=(slice(None), counted), **{"text-align": "right"})
     if name:
         styled = styled.set_caption(f'<span id="{name.lower().replace(" ", "-")}">{name}</span>')

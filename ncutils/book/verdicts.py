@@ -86,7 +86,7 @@ class Statement:
 
     A value is log(what should be larger / what should be smaller). It goes the paper's way above log(factor); or, `within`,
     where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
-    quantity "zero". Without a comparison `why` there is none. `ratios` is False where values are mere signs, `chance` where
+    quantity "zero"; any other words say why that is not known. Without a comparison `why` there is none. `ratios` is False where values are mere signs, `chance` where
     one half is not what chance alone would give: of a value that lies on one side of a line, or, `within`, close to another.
     """
 
