@@ -42,7 +42,7 @@ FIGURES |= {
     "21_costs": 1,
     "22_gauge": 5,
     "23_which_optimizers": 2,
-    "24_paper_and_code": 1,
+    "24_paper_and_code": 2,
     "26_playground": 0,
 }
 # Widgets that a chapter shows

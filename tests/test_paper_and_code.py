@@ -1,7 +1,9 @@
 """Chapter 24: what it computes about Table 1 and the released code, computed here in another way, and its tables' form."""
 
+import collections
 import inspect
 import itertools
+import math
 import re
 import statistics
 from pathlib import Path
@@ -11,14 +13,17 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from ncutils import data, machine, metrics, step
 from ncutils.book import pages
 from ncutils.book.published import TABLE1, TABLE1_CHANGE
 from ncutils.runs import Run
+from ncutils.store import Store, read_grid
 from tests.test_chapters import papermill, text_of
 
-CHAPTER = Path(__file__).resolve().parents[1] / "chapters" / "24_paper_and_code.ipynb"
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTER = ROOT / "chapters" / "24_paper_and_code.ipynb"
 HEADER = ["item", "the text", "as released", "here", "does it matter?"]
 
 
@@ -217,3 +222,43 @@ def test_too_few_images_are_refused(tmp_path):
     done = papermill(CHAPTER, tmp_path / "out.ipynb", n_images=100)
     assert done.returncode != 0
     assert "n_images = 100 is not allowed: use 256 to 60000, or 0 for none" in done.stderr
+
+
+def test_the_choices_lie_outside_the_spread_as_often_as_the_page_says(text):
+    """Cohen's d from the stored runs by plain arithmetic, the choice read off the field in which a run is not as the book's."""
+    said = {"fit": "Resized", "scale": "Published normalisation", "crop-flip": "Augmented"}
+    said |= {
+        "crop-flip-measured": "Augmented, measured so",
+        "net": "Biases, order of layers",
+        "wd": "AdamW's decay 0.01",
+    }
+    store, finals = Store(shipped=ROOT / "results"), {}
+    for name, run in read_grid(ROOT / "params/laptop/ablation.yaml"):
+        made = (
+            [run.augment]
+            if run.augment != "none"
+            else [f for f in ("fit", "scale", "net") if getattr(run, f) != Run.model_fields[f].default]
+        )
+        made += ["wd"] * (run.decoupled_wd == 0.01)
+        assert len(made) < 2
+        of = finals.setdefault((run.arch, run.dataset, name, *made), [])
+        of += [h.final] if (h := store.get(run)) else []
+    assert sum(map(len, finals.values())) > 70
+    outside, compared = collections.Counter(), collections.Counter()
+    for (arch, *setting, made), having in ((k, v) for k, v in finals.items() if len(k) == 4):
+        none = finals[(arch, *setting)]
+        for metric in ("nc0", "nc1", "nc2", "nc3"):
+            one, other = ([math.log(final[metric]) for final in of] for of in (having, none))
+            if len(one) == len(other) == 3:
+                pooled = math.sqrt((statistics.variance(one) + statistics.variance(other)) / 2)
+                d = (statistics.mean(one) - statistics.mean(other)) / pooled
+                place = ("Released ViT" if arch == "vit" else said[made], metric.upper())
+                compared[place] += 1
+                outside[place] += abs(d) > stats.t.ppf(0.975, 4) * math.sqrt(2 / 3)
+    assert len(compared) >= 4 * 4
+    for name in {name for name, _ in compared}:
+        counts = ", ".join(
+            f"{m} in {outside[name, m]} of {compared[name, m]}" for m in ("NC0", "NC1", "NC2", "NC3")
+        )
+        assert f"**{name}**, outside the spread: {counts}." in text
+    assert f"Of all {compared.total()} comparisons {outside.total()} lie outside" in text
