@@ -129,10 +129,6 @@ class Run(BaseModel):
             known = ", ".join(data.PUBLISHED)
             why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
             raise _NotAllowed(f"scale = {self.scale!r} is not allowed: {why}")
-        if self.arch == "ufm" and self.image_size is not None:
-            raise _NotAllowed(
-                f"image_size = {self.image_size} is not allowed: arch 'ufm' has no images, so it must be None"
-            )
         if self.augment != "none" and (self.arch == "ufm" or self.dataset in data.NO_IMAGES):
             name = "arch" if self.arch == "ufm" else "dataset"
             why = f"{name} {getattr(self, name)!r} has no images to crop, so it must be 'none'"

@@ -181,6 +181,10 @@ class State:
 
 def _check_batches(run: Run, dataset: data.Dataset) -> None:
     n = len(dataset.train_labels)
+    if run.arch == "ufm" and isinstance(dataset.train_images, data.Streamed):
+        raise ValueError(
+            f"image_size = {run.image_size} is not allowed: arch 'ufm' has no images, so of a folder it must be None"
+        )
     if 1 in (run.batch_size, n % run.batch_size) and run.arch in ("resnet9", "vgg9", "resnet50"):
         raise ValueError(
             f"batch_size = {run.batch_size} is not allowed with {n} training images: the last batch would hold one "

@@ -550,10 +550,6 @@ def test_pooling_before_relu_is_the_same():
             "augment = 'mixup' is not allowed: it must be 'none', 'crop-flip' or 'crop-flip-measured'",
         ),
         (
-            {"image_size": 16, "arch": "ufm", "dataset": "small", "batch_size": 64},
-            "image_size = 16 is not allowed: arch 'ufm' has no images, so it must be None",
-        ),
-        (
             {"augment": "crop-flip", "arch": "ufm", "dataset": "unconstrained"},
             "augment = 'crop-flip' is not allowed: arch 'ufm' has no images to crop, so it must be 'none'",
         ),
@@ -687,3 +683,11 @@ def test_a_run_alone_decides_its_result():
     finally:
         torch.set_default_dtype(torch.float32)
     assert under_autocast.final == in_float64.final == plain.final
+
+
+def test_the_feature_model_takes_no_folder_of_streamed_images(tmp_path, monkeypatch):
+    """Their order is drawn, and its features stand in one of their own."""
+    make_folder(tmp_path / "small")
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="image_size = 16 is not allowed: arch 'ufm' has no images"):
+        train(Run(arch="ufm", dataset="small", image_size=16, width=1, epochs=1), "cpu", progress=False)
