@@ -5,7 +5,6 @@ An import only ever points from later to earlier: files, machine, metrics, measu
 training, store, sweeps, analysis; then book.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,5 +20,10 @@ def __getattr__(name: str):
     """The public names, imported when they are asked for: torch takes a second."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    where = {"Run": "training", "Store": "store", "nc_metrics": "metrics", "train": "training"}
-    return getattr(importlib.import_module(f"ncutils.{where.get(name, 'measuring')}"), name)
+    if name in ("Measurement", "Tracker", "measure"):
+        from ncutils import measuring
+
+        return getattr(measuring, name)
+    from ncutils import metrics, store, training
+
+    return getattr({"nc_metrics": metrics, "Store": store}.get(name, training), name)

@@ -96,10 +96,8 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     torch.set_default_dtype(torch.float32)
     on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     try:
-        with (
-            on_card,
-            torch.autocast(device.type, enabled=False),
-        ):  # a Run alone says what is computed in bfloat16
+        # a Run alone says what is computed in bfloat16; a cache of cast weights would last as long as this context
+        with on_card, torch.autocast(device.type, enabled=False, cache_enabled=False):
             yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(
