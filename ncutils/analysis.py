@@ -140,9 +140,10 @@ def like(run: Run, *varied: str) -> tuple:
     return tuple(run.model_dump(exclude={"rule", "coupled_wd", "decoupled_wd", *varied}).items())
 
 
-def values(like, *fields: str):
-    """The values of these fields in what runs are `like`; anything else, such as a seed's number, stands for itself."""
-    return tuple(value for name, value in like if name in fields) if isinstance(like, tuple) else like
+def fields_of(likes, *fields: str) -> pd.Series:
+    """The values of these fields in each of what runs are `like`; anything else, such as a seed's number, stands for itself."""
+    likes = pd.Series(likes, dtype=object)
+    return likes.map(lambda of: tuple(v for k, v in of if k in fields) if isinstance(of, tuple) else of)
 
 
 def _valid(
@@ -206,14 +207,14 @@ def ratio_of_medians(
     Medians are taken of logarithms. What depends on one another is drawn together, with replacement, `resamples` times by a
     generator seeded `seed`: where there are five or more pairs of network and data, all runs of such a pair, so that the
     interval is one for other networks and data; else those that are `like` one another (one setting and seed, several
-    decays), and it is one for other seeds and settings of these. A pair of which one value is not known is left out. All is nan without a pair, the interval where there are
-    fewer than five of either.
+    decays), and it is one for other seeds and settings of these. A pair of which one value is not known is left out. All is
+    nan without a pair, the interval where there are fewer than five of either.
     """
     found = found.dropna(subset=[column, f"{column}_coupled"])
     if found.empty:
         return math.nan, math.nan, math.nan
     first, second = np.log(found[[f"{column}_coupled", column]].to_numpy()).T
-    networks = found["like"].map(lambda like: values(like, "arch", "dataset"))
+    networks = fields_of(found["like"], "arch", "dataset")
     of_set, sets = pd.factorize(networks if networks.nunique() >= 5 else found["like"])
     n = len(sets)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)

@@ -537,10 +537,7 @@ def _measured(network, loaders, keep) -> Measurement:
         weight, bias = network.classifier()
         means = {name: of_name.means() for name, of_name in sums.items()}
         classifiers = {name: (weight, bias) if name == head else _of_means(mu) for name, mu in means.items()}
-        collapse = {
-            n: metrics.Collapse(mu, classifiers[n][0], classifiers[n][1], dtypes[n], True)
-            for n, mu in means.items()
-        }
+        collapse = _collapse(means, classifiers, dtypes)
         again = {n: metrics.ClassSums(len(mu), mu.shape[1], place) for n, mu in means.items()}
     for features, labels, _ in kept if kept is not None else network.parts(loaders["loader"], "loader"):
         with metrics.full_precision(place):
@@ -570,6 +567,11 @@ def _measured(network, loaders, keep) -> Measurement:
     frame = frame[[*rows[head], *(c for c in frame if c not in rows[head])]].rename_axis("layer")
     bias = None if bias is None else bias.double().cpu()
     return Measurement(rows[head], frame, by_class, mu, w, bias, head, n)
+
+
+def _collapse(means, classifiers, dtypes):
+    """Of each layer, by its class means, linear classifier and type."""
+    return {n: metrics.Collapse(mu, *classifiers[n], dtypes[n], True) for n, mu in means.items()}
 
 
 def _of_means(means):
@@ -606,20 +608,13 @@ def _variances(collapse) -> dict[str, float]:
 
 def _share(collapse, right, of):
     """What share of samples is `right`: of none it is known where all class means are equal."""
-    return (
-        right / of.double()
-        if len(collapse.singular)
-        else torch.full_like(right, math.nan, dtype=torch.float64)
-    )
+    return right / (of.double() if len(collapse.singular) else math.nan)
 
 
 def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[str, dict[str, float]], dict]:
     """Metrics of a test set around the training set's class means, by layer; and columns of `Measurement.classes`."""
     with metrics.full_precision(network.place):
-        collapse = {
-            n: metrics.Collapse(mu, classifiers[n][0], classifiers[n][1], dtypes[n], True)
-            for n, mu in means.items()
-        }
+        collapse = _collapse(means, classifiers, dtypes)
         by_weight = metrics.Collapse(means[head], classifiers[head][0], dtype=dtypes[head])
     right = 0
     for features, labels, hits in network.parts(loader, "test"):
@@ -658,15 +653,13 @@ def _nc5(network, loader, means) -> dict[str, float]:
         n += len(h)
     if not n:
         raise ValueError("ood gave no sample")
-    return {
-        name: float((_units(means[name]) @ _units(total[None]).T).abs().mean())
-        for name, total in sums.items()
-    }
+    cosines = {name: _units(means[name]) @ _units(total[None]).T for name, total in sums.items()}
+    return {name: float(values.abs().mean()) for name, values in cosines.items()}
 
 
 def _units(vectors):
     """Rows [n, p] over their norms, whatever their scale."""
-    near_one = metrics.ldexp(vectors, -metrics._exponent(vectors))
+    near_one = vectors / vectors.abs().amax(1, keepdim=True)
     return near_one / near_one.norm(dim=1, keepdim=True)
 
 

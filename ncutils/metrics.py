@@ -529,9 +529,8 @@ def _noise(dtype) -> float:
     noise averages out within a class. What a sum in float64 adds does not: it grows like the root of a class's samples, of
     which a million are allowed for.
     """
-    return (1024 if dtype == torch.float64 else 4) * torch.finfo(
-        torch.promote_types(dtype, torch.float32)
-    ).eps
+    wide = torch.promote_types(dtype, torch.float32)
+    return (1024 if wide == torch.float64 else 4) * torch.finfo(wide).eps
 
 
 def _between_class_svd(centred, scale, dtype):

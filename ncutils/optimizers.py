@@ -16,6 +16,10 @@ from collections.abc import Callable, Iterable
 import torch
 
 
+def _with_gradient(group: dict) -> list:
+    return [p for p in group["params"] if p.grad is not None]
+
+
 class Signum(torch.optim.Optimizer):
     """Sign of the gradient's moving average (Bernstein et al., 2018); SignGD at momentum 0.
 
@@ -37,8 +41,7 @@ class Signum(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
+            if not (params := _with_gradient(group)):
                 continue
             direction = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
             if group["momentum"] > 0:
@@ -305,8 +308,7 @@ def _closure_first(optimizer, args, kwargs):
 @torch.no_grad()
 def _decay_decoupled(optimizer, args, kwargs) -> None:
     for group in optimizer.param_groups:
-        params = [p for p in group["params"] if p.grad is not None]
-        if group["decoupled_wd"] and params:
+        if group["decoupled_wd"] and (params := _with_gradient(group)):
             torch._foreach_mul_(params, 1 - group["lr"] * group["decoupled_wd"])
 
 
@@ -314,8 +316,7 @@ def _decay_decoupled(optimizer, args, kwargs) -> None:
 def _decay_coupled(optimizer, args, kwargs) -> None:
     """What the rules of RULES do themselves."""
     for group in optimizer.param_groups:
-        params = [p for p in group["params"] if p.grad is not None]
-        if group["coupled_wd"] and params:
+        if group["coupled_wd"] and (params := _with_gradient(group)):
             torch._foreach_add_([p.grad for p in params], params, alpha=group["coupled_wd"])
 
 

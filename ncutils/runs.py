@@ -224,7 +224,7 @@ def same_steps(run: Run) -> Run:
     return run.model_copy(update={"coupled_wd": run.decoupled_wd, "decoupled_wd": 0.0})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # frames have no one answer to ==
 class History:
     """What one Run gave.
 
@@ -275,8 +275,8 @@ def numbers(row: dict) -> dict:
 def lr_schedule(run: Run) -> np.ndarray:
     """Learning rate of each epoch [epochs].
 
-    "step" divides by 10 after epochs // 3 and 2 epochs // 3 (66, 133 of 200), so that one epoch has a hundredth of lr. "cosine" rises linearly over the first 5 % of
-    the epochs and falls along half a cosine over the others.
+    "step" divides by 10 after epochs // 3 and 2 epochs // 3 (66, 133 of 200), so that one epoch has a hundredth of lr.
+    "cosine" rises linearly over the first 5 % of the epochs and falls along half a cosine over the others.
     """
     epoch = np.arange(run.epochs)
     if run.schedule == "cosine":

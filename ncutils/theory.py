@@ -153,9 +153,8 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
         a, b = path[:, t]
         if coupled:
             small = np.exp(-(a + b) / root)
-            g = np.maximum(
-                small / (1 + (K - 1) * small) / root, np.finfo(float).tiny
-            )  # positive, however small
+            # positive, however small
+            g = np.maximum(small / (1 + (K - 1) * small) / root, np.finfo(float).tiny)
             path[0, t + 1], path[1, t + 1] = (
                 a + lr * np.sign((K - 1) * g - wd * a),
                 b + lr * np.sign(g - wd * b),

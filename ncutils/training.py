@@ -60,12 +60,8 @@ def train(
         _check_memory(run, dataset, device)
         state = State.restored(checkpoint, run, dataset, device) or State(run, dataset, device)
         started -= state.spent
-        step, rates, measured = (
-            Step(state.model, state.optimizer, run),
-            lr_schedule(run),
-            measured_epochs(run),
-        )
-        diverged = None
+        step, diverged = Step(state.model, state.optimizer, run), None
+        rates, measured = lr_schedule(run), measured_epochs(run)
         if not state.epoch:
             state.log(rates[0])
         with machine.progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:

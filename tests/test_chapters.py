@@ -128,9 +128,8 @@ def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path, small_runs)
     (tmp_path / "interventions.yaml").write_text(INTERVENTIONS)
     asked = {*declared(chapter)}
     left_out = []
-    if (
-        "train" in asked and chapter.stem != "03_adamw"
-    ):  # the chapter trains what is missing: a run of each grid that it reads
+    if "train" in asked and chapter.stem != "03_adamw":
+        # the chapter trains what is missing: a run of each grid that it reads
         left_out = [read_grid(tmp_path / f"{n}.yaml")[3][1] for n in {"grid", "interventions"} & asked]
         shutil.copytree(small_runs, Store().folder, ignore=shutil.ignore_patterns("*.yaml", "done"))
         for run in left_out:

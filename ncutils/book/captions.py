@@ -48,9 +48,7 @@ def numbers(figure: Figure) -> str:
         for line in axis.lines:
             if line.get_transform() == axis.transData:  # else a rule across the panel
                 x, y = (np.atleast_1d(values) for values in line.get_data())
-                some = (
-                    np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int)) if len(x) else []
-                )
+                some = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
                 rows += [(panel, line.get_label(), *point) for point in zip(x[some], y[some])]
         for points in axis.collections:
             if points.get_offset_transform() == axis.transData:

@@ -111,9 +111,7 @@ def counted(table: pd.DataFrame) -> str:
 
 def _of_one_network(table: pd.DataFrame) -> int:
     """How many of the statements rest on one network and data set."""
-    of = (
-        s.found["like"].map(lambda like: analysis.values(like, "arch", "dataset")) for s in table["statement"]
-    )
+    of = (analysis.fields_of(s.found["like"], "arch", "dataset") for s in table["statement"])
     return sum(pairs.nunique() < 2 for pairs in of)
 
 

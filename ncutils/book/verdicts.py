@@ -86,8 +86,9 @@ class Statement:
 
     A value is log(what should be larger / what should be smaller). It goes the paper's way above log(factor); or, `within`,
     where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
-    quantity "zero"; any other words say why that is not known. Without a comparison `why` there is none. `ratios` is False where values are mere signs, `chance` where
-    one half is not what chance alone would give: of a value that lies on one side of a line, or, `within`, close to another.
+    quantity "zero"; any other words say why that is not known. Without a comparison `why` there is none. `ratios` is False
+    where values are mere signs, `chance` where one half is not what chance alone would give: of a value that lies on one
+    side of a line, or, `within`, close to another.
     """
 
     says: str
@@ -148,12 +149,12 @@ def effective(found: pd.DataFrame) -> float:
 
 def sets(like) -> int:
     """How many different networks, data sets and seeds are among what comparisons are `analysis.like`."""
-    return len({analysis.values(of, "arch", "dataset", "seed") for of in like})
+    return analysis.fields_of(like, "arch", "dataset", "seed").nunique()
 
 
 def by_network(statement: Statement) -> Counted:
     """Pairs of network and data: in how many the median comparison goes the paper's way, of how many."""
-    of = statement.found["like"].map(lambda like: analysis.values(like, "arch", "dataset"))
+    of = analysis.fields_of(statement.found["like"], "arch", "dataset")
     medians = statement.found["value"].groupby(of).median().dropna()
     k, n = int((medians > math.log(statement.factor)).sum()), len(medians)
     return Counted(k, n, n, n)
