@@ -88,7 +88,7 @@ def check_caption(caption: str, stored: pd.DataFrame) -> int:
     """Every number of a caption is one of stored runs that are like it; returns how many there are."""
     part = re.match(
         r"Profile (?:quick|laptop|protocol(?:, width \d+)?): (.+?), width ([\d, ]+), ([A-Za-z].*?), ([\d, ]+) training images, ([\d, ]+) epochs, lr (.*), momentum "
-        r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?(\d+) % training accuracy(?:, (\d+) diverged)?",
+        r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?((?:\d+ %, )*\d+ %) training accuracy(?:, (\d+) diverged)?",
         caption,
     )
     assert part, caption
@@ -104,8 +104,9 @@ def check_caption(caption: str, stored: pd.DataFrame) -> int:
     for column, listed in (("lr", rates), ("momentum", momenta), ("seed", seeds)):
         assert set(numbers(listed)) <= set(runs[column]), caption
         runs = runs[runs[column].isin(numbers(listed))]
-    assert int(least) == (50 if networks == "vit" else 99), caption
-    failed = int((runs.diverged | (runs.train_acc < int(least) / 100)).sum())
+    needed = {network: 50 if network == "vit" else 99 for network in networks.split(", ")}
+    assert set(numbers(least)) == set(needed.values()), caption
+    failed = int((runs.diverged | (runs.train_acc < runs.arch.map(needed) / 100)).sum())
     assert 0 < int(n) <= len(runs) and (0 if dropped == "none" else int(dropped)) <= failed, caption
     assert int(diverged or 0) <= int(runs.diverged.sum()), caption
     return len(numbers(caption))
