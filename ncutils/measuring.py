@@ -392,6 +392,8 @@ class _Network:
             hook.remove()
 
     def _see_head(self, module, inputs, kwargs, output):
+        if module not in self.candidates:  # another linear layer, once the head is known
+            return
         given = _first_tensor([*inputs, *kwargs.values()]).detach().clone()
         self.ran = module, given, _first_tensor(output).detach()
         self.half = self.half or torch.is_autocast_enabled(self.device.type)
@@ -432,6 +434,8 @@ class _Network:
                 f"head = {self.names[module]!r} has {len(weight)} row; neural collapse needs K >= 2 classes"
             )
         self.candidates = [module]  # the same in each batch
+        if self.names[module] in self.layers:
+            raise ValueError(f"layers names {self.names[module]!r}, the head, whose input is measured anyway")
         if missing := [name for name in self.layers if name not in self.seen]:
             raise ValueError(f"layers = {missing} did not run")
         logits = logits.reshape(-1, logits.shape[-1]).to(self.place)

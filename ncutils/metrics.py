@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import numbers
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +158,8 @@ def class_means(features: torch.Tensor, labels: torch.Tensor, n_classes: int) ->
     Summed in float64. The float32 features of up to 64 classes are first summed in float32, 16 rows at a time, which
     takes half the time, wherever NC1 keeps its seven digits under that: where the means are far from losing a rank.
 
-    Raises ValueError for a label outside [0, K), an empty class, and features that hold NaN or infinity.
+    Raises ValueError for a K that is no whole number, a label outside [0, K), an empty class, and features that hold NaN or
+    infinity.
     """
     _check("features", features, 2)
     _check_labels(labels, features, n_classes)
@@ -231,6 +233,8 @@ def singular_values(matrix: torch.Tensor) -> tuple[float, float]:
     Raises ValueError where it is no such matrix of finite numbers.
     """
     _check("matrix", matrix, 2)
+    if not len(matrix):
+        raise ValueError(f"matrix must have a row or more, got {list(matrix.shape)}")
     _check_finite("matrix", matrix)
     exponent = _exponent(matrix)
     s = torch.linalg.svdvals(ldexp(matrix.detach(), -exponent)) * 2.0**exponent
@@ -290,6 +294,10 @@ def _check_means(means, weight) -> None:
 
 
 def _check_labels(labels, features, n_classes: int) -> None:
+    if not isinstance(n_classes, numbers.Integral) or n_classes < 1:
+        raise ValueError(
+            f"n_classes = {n_classes!r} is not allowed: it must be a whole number of classes, 1 or more"
+        )
     if not isinstance(labels, torch.Tensor):
         raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
     kind = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool

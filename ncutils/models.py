@@ -59,10 +59,11 @@ def conv_block(c_in: int, c_out: int, pool: bool = False, bias: bool = False) ->
 
 def resnet9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = False) -> Classifier:
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
-    _, channels, image_size, _ = shape
-    if image_size < 8:
-        found = f"{image_size} x {image_size}"
-        raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {found}")
+    _, channels, height, image_width = shape
+    if min(height, image_width) < 8:
+        raise ValueError(
+            f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {height} x {image_width}"
+        )
     w, block = width, functools.partial(conv_block, bias=bias)
     features = nn.Sequential(
         block(channels, w),
@@ -82,8 +83,8 @@ def vgg9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = False)
     Five poolings take 32 x 32 pixels to one. On smaller images a pooling is left out once one pixel is reached.
     """
     plan = [(1, True), (2, True), (4, False), (4, True), (8, False), (8, True), (8, False), (8, True)]
-    _, c_in, size, _ = shape
-    layers = []
+    _, c_in, *sides = shape
+    size, layers = min(sides), []
     for factor, pool in plan:
         pool = pool and size >= 2
         layers.append(conv_block(c_in, factor * width, pool, bias))
@@ -179,12 +180,12 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 def _patches_of(shape: tuple[int, ...]) -> int:
     """Number of a ViT's patches, of 4 x 4 pixels."""
-    image_size = shape[2]
-    if image_size % 4:
+    _, _, height, width = shape
+    if height % 4 or width % 4:
         raise ValueError(
-            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {image_size} x {image_size}"
+            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {height} x {width}"
         )
-    return (image_size // 4) ** 2
+    return (height // 4) * (width // 4)
 
 
 class Dropout(nn.Module):

@@ -19,7 +19,7 @@ from PIL import Image
 from ncutils import data, machine
 from ncutils.__main__ import main
 from ncutils.files import project_folder
-from ncutils.metrics import nc_metrics
+from ncutils.metrics import class_means, nc_metrics, singular_values
 from ncutils.models import ARCHITECTURES
 from ncutils.store import Store, read_grid
 from ncutils.sweeps import train_all
@@ -491,6 +491,19 @@ def test_metrics_of_what_is_no_measurement(arguments, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         nc_metrics(*arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("n_classes", [4.0, 0, None, "4"])
+def test_a_number_of_classes_that_is_none(n_classes):
+    with pytest.raises(
+        ValueError, match=f"n_classes = {n_classes!r} is not allowed: it must be a whole number"
+    ):
+        class_means(H, Y, n_classes)
+
+
+def test_singular_values_of_no_row():
+    with pytest.raises(ValueError, match=r"matrix must have a row or more, got \[0, 5\]"):
+        singular_values(H.new_zeros(0, 5))
 
 
 # ---- papermill

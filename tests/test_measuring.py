@@ -278,6 +278,18 @@ class Wrapped(nn.Module):
         return {"dict": {"logits": logits}, "tuple": (logits, x), "none": None}[self.kind]
 
 
+class Turns(nn.Module):
+    """Each batch takes another of two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.calls = nn.Linear(SIZE, K), nn.Linear(SIZE, K), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return (self.first if self.calls % 2 else self.second)(x)
+
+
 @pytest.mark.parametrize("kind", ["dict", "tuple", "none"])
 def test_what_the_model_returns_does_not_matter(kind):
     data = digits()
@@ -573,6 +585,13 @@ def broken_head():
         (Wrapped("none"), batches((X, Y)), {"head": "unused"}, "head did not run: none of unused"),
         (Wrapped("none"), batches((X, Y)), {"layers": ["unused"]}, r"layers = \['unused'\] did not run"),
         (network(), batches((X, Y)), {"layers": ["9"]}, "layers = '9' is no module of the model"),
+        (
+            network(),
+            batches((X, Y)),
+            {"layers": ["4"]},
+            "layers names '4', the head, whose input is measured",
+        ),
+        (Turns(), batches((X, Y)), {}, "head did not run: none of first"),
         (network(), batches((X, Y + 1)), {}, r"labels of loader must lie in \[0, 4\).*found 1 to 4"),
         (network(), batches((X, Y - 1)), {}, r"labels of loader must lie in \[0, 4\).*found -1"),
         (network(), batches((X, Y)), {"test": batches((X, Y + 9))}, r"labels of test must lie in \[0, 4\)"),

@@ -13,7 +13,7 @@ import torch
 
 from ncutils import data, step, training
 from ncutils.metrics import KEYS, nc_metrics
-from ncutils.models import ARCHITECTURES, RELEASED, Dropout, conv_block
+from ncutils.models import ARCHITECTURES, NETS, RELEASED, Dropout, conv_block
 from ncutils.runs import exact_law, lr_schedule, measured_epochs
 from ncutils.sweeps import train_all
 from ncutils.theory import nc0_law
@@ -183,6 +183,14 @@ def test_measuring_costs_under_a_tenth_at_the_default():
     for epochs, test_share in ((200, 360 / 1437), (200, 1 / 6), (80, 1000 / 3000)):
         passes = len(measured_epochs(Run(epochs=epochs))) * (1 + test_share) / 3
         assert passes / epochs < 0.1
+
+
+@pytest.mark.parametrize(("net", "arch"), [(net, arch) for net, archs in NETS.items() for arch in archs])
+@pytest.mark.parametrize("size", [(8, 40), (40, 8)])
+def test_images_need_not_be_square(net, arch, size):
+    images = torch.rand(6, 3, *size)
+    model = NETS[net][arch](1, images.shape, 10)
+    assert model.features(images).shape == (6, model.classifier.in_features)
 
 
 @pytest.mark.parametrize("arch", ["resnet9", "vgg9"])
