@@ -324,22 +324,6 @@ sys.exit([main(words) for words in commands] != [0, 0, 0, 0, 2])
     assert f"sweep {NAMED}" in (folder / "manifest.csv").read_text("utf-8")
 
 
-def test_the_books_texts_are_read_and_written_whatever_the_locale(tmp_path):
-    (tmp_path / "chapters").mkdir()
-    for page in ("chapters/intro.md", "chapters/scoreboard.md", "chapters/verdict.md", "README.md"):
-        marks = "".join(f"<!-- {what} -->\n<!-- end of {what} -->\n" for what in ("scoreboard", "facts"))
-        (tmp_path / page).write_text(f"{NAMED}\n{marks}", "utf-8")
-    code = f"from pathlib import Path; from ncutils.book import scoreboard; scoreboard.write(Path({str(tmp_path)!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | PLAIN | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=False,
-    )
-    assert not done.returncode, done.stderr
-    assert (tmp_path / "README.md").read_text("utf-8").startswith(f"{NAMED}\n")
-
-
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     """Where no shell has put it there: in a notebook, a unit file, an .env file."""
     monkeypatch.setenv("HOME", str(tmp_path))

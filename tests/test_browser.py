@@ -1,5 +1,6 @@
 """The built book in a real browser: opened from disk, no kernel, no network."""
 
+import copy
 import functools
 import re
 import shutil
@@ -58,6 +59,12 @@ def pages(book):
     return sorted(set(found) - {"index", "genindex", "search", "404"})
 
 
+@functools.cache
+def parsed(book, page):
+    """A page as it was built, to be read only."""
+    return BeautifulSoup((book / f"{page}.html").read_text("utf-8"), "html.parser")
+
+
 def opened(browser, book, page, address=None, **options):
     """A tab that shows a page, from disk or from a server's address, and what went wrong in it: filled as it happens."""
     tab, wrong = browser.new_page(**options), []
@@ -82,6 +89,7 @@ def opened(browser, book, page, address=None, **options):
 
 def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pages):
     lines, bad = [], []
+    cut = "all => all.filter(t => t.offsetParent && t.scrollWidth > t.parentElement.clientWidth).length"
     PICTURES.mkdir(parents=True, exist_ok=True)
     for page in pages:
         tab, wrong = opened(browser, book, page, viewport=PHONE)
@@ -91,6 +99,8 @@ def test_pages_open_from_disk_fit_a_phone_and_show_their_maths(browser, book, pa
         bad += [f"{page}: {what}" for what in wrong]
         if (wide := tab.evaluate("document.documentElement.scrollWidth")) > PHONE["width"]:
             bad.append(f"{page}: {wide} pixels wide on a phone")
+        if tables := tab.locator("main table.table").evaluate_all(cut):
+            bad.append(f"{page}: {tables} tables are wider than their place")
         if raw := re.findall(
             r"\$\$|\\(?:frac|lVert|begin|mathrm|lambda|eta)\b", tab.locator("main").inner_text()
         ):
@@ -229,7 +239,9 @@ def changes(tab, control) -> bool:
 def test_every_control_changes_what_is_shown(browser, book, pages):
     """A learning rate that an optimizer was not run with leaves its nearest run in place: then under another optimizer."""
     tried = 0
-    for page in pages:
+    for page in (
+        page for page in pages if parsed(book, page).select("[id^=chart-], script[type*=widget-view]")
+    ):
         tab, wrong = opened(browser, book, page)
         controls = tab.locator(CONTROLS)
         for i in range(controls.count()):
@@ -374,10 +386,6 @@ def test_no_serious_fault_keeps_anyone_out(browser, book, pages, axe):
     assert not bad, "\n".join(bad)
 
 
-def parsed(book, page):
-    return BeautifulSoup((book / f"{page}.html").read_text("utf-8"), "html.parser")
-
-
 def test_figures_have_a_name_a_caption_words_and_numbers(book, pages):
     bad, n = [], 0
     for page in pages:
@@ -475,12 +483,7 @@ def test_the_scoreboard_is_filtered(browser, book):
     tab.close()
 
 
-def test_a_table_of_words_fits_a_phone_value_by_value(browser, book, pages):
-    wide = "all => all.filter(t => t.offsetParent && t.scrollWidth > t.parentElement.clientWidth).length"
-    for page in pages:
-        tab, _ = opened(browser, book, page, viewport=PHONE)
-        assert not tab.locator("main table.table").evaluate_all(wide), page
-        tab.close()
+def test_a_table_of_words_is_read_value_by_value_on_a_phone(browser, book):
     tab, _ = opened(browser, book, "chapters/verdict", viewport=PHONE)
     first = tab.locator("table.stacked tbody tr").first
     values, names = (first.locator("td").all_inner_texts(), tab.locator("thead").first.locator("th"))
@@ -539,7 +542,7 @@ def test_search_finds(browser, book):
 
 
 def test_links_inside_the_book_lead_somewhere(book, pages):
-    soups = {page: BeautifulSoup((book / f"{page}.html").read_text(), "html.parser") for page in pages}
+    soups = {page: parsed(book, page) for page in pages}
     anchors = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
     broken, outside = [], set()
     for page, soup in soups.items():
@@ -563,7 +566,7 @@ def test_names_are_spelled_one_way(book, pages):
     wrong = r"\b(Pytorch|pyTorch|Adamw|ADAMW|adamW|SignumSGD|Fashion[- ]MNIST|FMNIST|Cifar|CIFAR 10|Resnet\d|VGG-9|"
     wrong += r"weight-decay|Neural Collapse metrics|Papermill|softmax-|Jupyter book|jupyter-notebook|sgdw|simplex-ETF)\b"
     for page in pages:
-        main = BeautifulSoup((book / f"{page}.html").read_text(), "html.parser").find("main")
+        main = copy.copy(parsed(book, page).find("main"))
         for code in main.find_all(["code", "pre", "script", "cite"]):
             code.decompose()
         assert not re.findall(wrong, main.get_text()), page

@@ -2,9 +2,13 @@
 
 import itertools
 import json
+import os
+import pickle
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,7 @@ from ncutils.book.verdicts import Counted, Statement
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.store import read_grid
 from tests.test_analysis import history
+from tests.test_bad_input import NAMED, PLAIN
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "chapters/intro.md", "chapters/scoreboard.md", "chapters/verdict.md")
@@ -56,6 +61,26 @@ def test_the_pages_hold_what_the_results_give(stored, board, pages, monkeypatch)
         assert (pages / name).read_bytes() == (ROOT / name).read_bytes(), (
             f"run `python -m ncutils scoreboard`: {name}"
         )
+
+
+def test_the_pages_are_read_and_written_as_utf_8_whatever_the_locale(stored, board, pages, tmp_path):
+    for name in PAGES:
+        text = (pages / name).read_text("utf-8").replace("<!-- end of", f"{NAMED}\n<!-- end of")
+        (pages / name).write_text(f"{NAMED}\n{text}", "utf-8")
+    (tmp_path / "found").write_bytes(pickle.dumps((stored, board)))
+    code = f"""
+import pickle
+from pathlib import Path
+from ncutils.book import claims, scoreboard
+stored, board = pickle.loads(Path({str(tmp_path / "found")!r}).read_bytes())
+claims.stored_runs, scoreboard.board = lambda: stored, lambda _: board
+scoreboard.write(Path({str(pages)!r}))
+"""
+    environment = os.environ | PLAIN | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert not done.returncode, done.stderr
+    for name in PAGES:
+        assert (pages / name).read_text("utf-8") == f"{NAMED}\n{(ROOT / name).read_text('utf-8')}"
 
 
 THRESHOLDS = ("MINORITY", "LEVEL", "FEWEST", "CLOSE", "STILL", "MUCH", "UNRELATED", "ACCURACY")
