@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ncutils.analysis import gauge_fixed
 from ncutils.book import published
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.runs import same_steps
-from ncutils.store import read_grid
+from ncutils.store import Store, read_grid
 from tests.test_chapters import outputs, papermill, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,3 +224,10 @@ def test_the_prose_counts_what_is_there(page, count):
     found = [n for n in numbers(text) if n >= 100]
     assert not [n for n in found if n not in known]
     count("numbers found in the results", len(found))
+
+
+def test_the_caption_of_the_first_picture_is_its_runs():
+    runs = [h for h in Store(shipped=ROOT / "results").histories() if h.run.dataset == "digits3"]
+    (adamw,) = (h for h in runs if h.run.optimizer == "AdamW")
+    nc3, fixed = adamw.final["nc3"], gauge_fixed(adamw)["nc3c"].iloc[-1]
+    assert f"fixing it takes NC3 from {nc3:.2f} to {fixed:.2f}" in (ROOT / "chapters/intro.md").read_text()

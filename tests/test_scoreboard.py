@@ -83,6 +83,14 @@ scoreboard.write(Path({str(pages)!r}))
         assert (pages / name).read_text("utf-8") == f"{NAMED}\n{(ROOT / name).read_text('utf-8')}"
 
 
+@pytest.mark.parametrize("n", [3, 22])
+def test_an_interval_of_comparisons_that_all_agree_ends_at_one(n):
+    """Also where n of n times an effective number is rounded up."""
+    for effective in (1.851680266281845, *np.random.default_rng(0).uniform(0.5, n, 1000)):
+        counted = Counted(n, n, float(effective), 2)
+        assert counted.interval[1] == 1 and 0 < counted.interval[0] < 1 and 0 < counted.p <= 1
+
+
 THRESHOLDS = ("MINORITY", "LEVEL", "FEWEST", "CLOSE", "STILL", "MUCH", "UNRELATED", "ACCURACY")
 
 

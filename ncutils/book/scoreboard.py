@@ -268,8 +268,9 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         rows = [of(*s) for s in statements]
         gauge = {r.fixed_verdict for r in rows if r.statement.gauge == "changes"}
         if {r.verdict for r in rows} == {"supported"}:
-            every = "too" if gauge <= {"supported"} else "not in every part"
-            return f"this stands, with the gauge fixed{',' * (every == 'too')} {every}"
+            return "this stands" + (
+                ", with the gauge fixed, too" if gauge <= {"supported"} else "; with the gauge fixed, in part"
+            )
         return "this is not supported in every part"
 
     n = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
@@ -290,7 +291,7 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             f"Under Adam and Signum decoupled decay leaves NC3 higher: {stands((decay, above), (pairs, acted), best, (decay, above + claims.AT_BEST))}",
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
-            "[six settings](14_six_settings.ipynb)). The best decay is nearly always the largest that passes the paper's filter. Seeds of one network on one data set hardly differ: what speaks for "
+            "[six settings](14_six_settings.ipynb)). The best decay is mostly the largest that passes the paper's filter. Seeds of one network on one data set hardly differ: what speaks for "
             f"another network is that at the best decay AdamW's NC3 is the higher one, by pairs of network and data, in {share(verdicts.by_network(of(*best).statement))}, which alone decides nothing.",
             {
                 "NC3 of SignumW above Signum's": of(decay, above),
@@ -307,7 +308,7 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             | {"the test accuracy stays": of("Figure 7", "accuracy")},
         ),
         (
-            f"NC0 is a gauge: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs, with the gauge fixed in {percent(rising.fixed)}",
+            f"NC0 is a gauge, and still goes with NC3: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs, with the gauge fixed in {percent(rising.fixed)}",
             "Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
             "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)).",
             {"of two runs the one with the larger NC0 has the larger NC3": rising},

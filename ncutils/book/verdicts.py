@@ -48,7 +48,7 @@ class Counted:
         if not self.n:
             return math.nan, math.nan
         m = self.effective
-        low, high = proportion_confint(m * self.k / self.n, m, method="beta")
+        low, high = proportion_confint(m * (self.k / self.n), m, method="beta")  # not above m by rounding
         return float(low), float(high)
 
     @property
@@ -58,7 +58,7 @@ class Counted:
 
         if not self.n:
             return math.nan
-        most = self.effective * max(self.k, self.n - self.k) / self.n  # so many or more of fair coins
+        most = self.effective * (max(self.k, self.n - self.k) / self.n)  # so many or more of fair coins
         return min(1.0, 2 * float(betainc(most, self.effective - most + 1, 0.5)))
 
     def verdict(self, minority: float = MINORITY) -> str:
