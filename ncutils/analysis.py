@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ncutils import store
-from ncutils.metrics import GAUGE_FIXED
+from ncutils.metrics import GAUGE_FIXED, KEYS
 from ncutils.optimizers import COUPLED, OPTIMIZERS
 from ncutils.runs import History, Run, same_steps
 from ncutils.store import Store, read_grid
@@ -152,6 +152,8 @@ def _valid(
     """The valid runs as a table: what they are `like`, the fields of Run, wd, and these final metrics as floats."""
     kept = valid({"": histories}, least)
     found = store.table(kept).assign(like=[like(h.run, *varied) for h in kept])
+    if kept and (unknown := [c for c in columns if c not in found and c not in KEYS]):
+        raise ValueError(f"column {unknown[0]!r} is not allowed: no run has it, use one of {', '.join(KEYS)}")
     # these columns where there is no run, too
     found = found.reindex(columns=["run", "like", *Run.model_fields, "wd", *columns])
     return found.astype(dict.fromkeys(("wd", *columns), float))
@@ -255,6 +257,10 @@ def rank_correlation(histories: list[History], column: str, along: str = "wd") -
 
     A group is valid runs, three or more, of one optimizer, whose runs `histories` are, that differ in that field alone.
     """
+    if along not in {"wd", *Run.model_fields} - {"coupled_wd", "decoupled_wd"}:
+        raise ValueError(
+            f"along = {along!r} is not allowed: it must be 'wd' or a field of Run beside the two decays"
+        )
     along_wd = along == "wd"
     runs = _valid(histories, column, varied=() if along_wd else (along,))
     groups = runs.groupby("like" if along_wd else ["like", "wd"], sort=False)
@@ -280,7 +286,7 @@ def regression(histories: list[History], y: str = "nc3") -> pd.DataFrame:
 
     runs, rows = _valid(histories, "nc0", y), {}
     for label, part in [*((f"LR={lr:g}", g) for lr, g in runs.groupby("lr")), ("all", runs)]:
-        if len(part) < 3:
+        if len(part) < 3 or not part["nc0"].min() > 0 or part["nc0"].nunique() < 2:  # no line through these
             continue
         fit = sm.OLS(part[y].to_numpy(), sm.add_constant(np.log10(part["nc0"].to_numpy()))).fit()
         slope = [values[1] for values in (fit.params, fit.bse, fit.tvalues, fit.pvalues)]

@@ -145,6 +145,7 @@ def batches(
         # system libraries may crash after it
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         pin_memory=images.device.type == "cuda",
+        generator=torch.Generator(),  # nothing is drawn but the workers' seeds: not from torch's own
     )
     read = _told_in_one_sentence(loader)
     yield from map(images.standardise, read)
@@ -170,7 +171,9 @@ def _told_in_one_sentence(loader) -> Iterator[torch.Tensor]:
 
 def data_folder() -> Path:
     """Where data sets are: NCUTILS_DATA, or data/ in the project."""
-    return chosen_folder("NCUTILS_DATA", "data")
+    return chosen_folder(
+        "NCUTILS_DATA", "data"
+    ).absolute()  # or another current folder's would be taken for it
 
 
 def load(

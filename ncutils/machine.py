@@ -74,7 +74,7 @@ def _flush_denormals_in_all_threads() -> None:
 
 def _flushes_denormals() -> bool:
     """Whether this thread takes denormal numbers for zero; torch has no question for it."""
-    return float(torch.tensor(1e-40) * 1) == 0
+    return float(torch.tensor(1e-40, device="cpu") * 1) == 0
 
 
 _flush_denormals_in_all_threads()
@@ -84,7 +84,11 @@ _flush_denormals_in_all_threads()
 def set_for_training(device: torch.device, threads: int | None, wide: bool) -> Iterator[None]:
     """Torch's settings while a network trains, put back afterwards: threads (default: as set; one for a network that is not
     wide), denormal numbers as zero (a network that decays to zero would otherwise take half as long again), a GPU's fastest
-    kernels, and memory kept from step to step where it is much."""
+    kernels, and memory kept from step to step where it is much. ValueError for a number of threads that is none."""
+    if threads is not None and (type(threads) is bool or not isinstance(threads, int) or threads < 1):
+        raise ValueError(
+            f"threads = {threads!r} is not allowed: it must be a whole number, 1 or more, or none"
+        )
     threads_before, benchmark_before = torch.get_num_threads(), torch.backends.cudnn.benchmark
     flushed_before = _flushes_denormals()
     torch.set_num_threads(threads or (min(threads_before, usable_cores()) if wide else 1))
@@ -95,9 +99,12 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     dtype_before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    # orders and seeds are drawn on the CPU, whatever `torch.set_default_device` says
+    elsewhere = torch.get_default_device().type != "cpu"
+    on_cpu = torch.device("cpu") if elsewhere else contextlib.nullcontext()
     try:
         # a Run alone says what is computed in bfloat16; a cache of cast weights would last as long as this context
-        with on_card, torch.autocast(device.type, enabled=False, cache_enabled=False):
+        with on_card, on_cpu, torch.autocast(device.type, enabled=False, cache_enabled=False):
             yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(

@@ -68,6 +68,8 @@ def measure(
                 f"{name} must give its batches each time it is iterated over, as a torch DataLoader or a list does; "
                 f"{type(value).__name__} does not"
             )
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, numbers.Real) or not keep >= 0):
+        raise ValueError(f"keep = {keep!r} is not allowed: it must be a number of bytes, 0 or more, or none")
     with contextlib.ExitStack() as stack:
         inner, where = stack.enter_context(_at_rest(model, device))
         for value in loaders.values():
@@ -339,9 +341,14 @@ def _same_order_afterwards(loader):
     owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     drawn = {id(g): g for g in (getattr(owner, "generator", None) for owner in owners)}.values()
     states = [(g, g.get_state()) for g in drawn if isinstance(g, torch.Generator)]
+    under_way = getattr(loader, "_iterator", None)  # persistent workers have one iterator for all who ask
+    if under_way is not None:
+        loader._iterator = None
     try:
         yield
     finally:
+        if under_way is not None:
+            loader._iterator = under_way
         for generator, state in states:
             generator.set_state(state)
 

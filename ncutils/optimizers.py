@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable
 
 import torch
@@ -226,7 +227,7 @@ def make_optimizer(
     differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
     "gradient" before each: there it is the rounding of a softmax near 0 and 1. Decoupled decay reads lr from the parameter
     group at each step, so schedules apply to it; as coupled decay, it leaves parameters without a gradient alone. Decays and
-    centring are hooks of the optimizer: they are not in a copy or a pickle of it.
+    centring belong to this optimizer's `step`: they are not in a copy or a pickle of it.
 
     Raises ValueError for a rule, options or a momentum as `check_rule` does, a negative decay, and other names than these.
     """
@@ -278,15 +279,36 @@ def make_optimizer(
         optimizer = build(groups, lr=lr, **options)
     for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
         optimizer.defaults.setdefault(name, decays[name])
-    optimizer.register_step_pre_hook(_closure_first)
-    optimizer.register_step_pre_hook(_decay_decoupled)
+    before: list[Callable] = [_decay_decoupled]
+    after: list[Callable] = []
     if centre_head == "gradient":
-        optimizer.register_step_pre_hook(lambda *_: _centre(head[0].grad))
+        before.append(lambda _: _centre(head[0].grad))
     if rule not in RULES and any(group["coupled_wd"] for group in groups):
-        optimizer.register_step_pre_hook(_decay_coupled)
+        before.append(_decay_coupled)
     if centre_head == "step":
-        optimizer.register_step_post_hook(lambda *_: _centre(head[0]))
+        after.append(lambda _: _centre(head[0]))
+    optimizer.step = types.MethodType(_step(optimizer.step, before, after), optimizer)  # type: ignore[method-assign]
     return optimizer
+
+
+def _step(step, before, after):
+    """`step` with calls before and after it. Torch's hooks would come again inside a step that calls its parent class's."""
+
+    def whole(optimizer, closure=None):
+        loss = None
+        if (
+            closure is not None
+        ):  # first: the gradients that it leaves are those that decay and centring act on
+            with torch.enable_grad():
+                loss = closure()
+        for call in before:
+            call(optimizer)
+        step(*(() if closure is None else (lambda: loss,)))
+        for call in after:
+            call(optimizer)
+        return loss
+
+    return whole
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -295,25 +317,15 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_share", 1)
 
 
-def _closure_first(optimizer, args, kwargs):
-    """Calls a closure before all else: the gradients that it leaves are those that decay and centring act on."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        loss = closure()
-    return (optimizer, lambda: loss), {}
-
-
 @torch.no_grad()
-def _decay_decoupled(optimizer, args, kwargs) -> None:
+def _decay_decoupled(optimizer) -> None:
     for group in optimizer.param_groups:
         if group["decoupled_wd"] and (params := _with_gradient(group)):
             torch._foreach_mul_(params, 1 - group["lr"] * group["decoupled_wd"])
 
 
 @torch.no_grad()
-def _decay_coupled(optimizer, args, kwargs) -> None:
+def _decay_coupled(optimizer) -> None:
     """What the rules of RULES do themselves."""
     for group in optimizer.param_groups:
         if group["coupled_wd"] and (params := _with_gradient(group)):

@@ -312,10 +312,9 @@ def exact_law(history: History) -> np.ndarray:
     known = theory.row_sums().get(run.rule, ("breaks", ""))[0] in ("keeps", "exact")
     if not known or (coupled and (decoupled or run.rule != "sgd")):
         raise ValueError(f"optimizer = {run.optimizer!r} is not allowed: it does not follow the law")
-    if coupled and run.options:
-        raise ValueError(
-            f"options = {dict(run.options)!r} is not allowed: the law of coupled decay is plain SGD's"
-        )
+    if run.options and (coupled or run.rule != "sgd"):  # scion's "constraint" decays by itself
+        why = "the law of coupled decay is plain SGD's" if coupled else "what they change is not known"
+        raise ValueError(f"options = {dict(run.options)!r} is not allowed: {why}")
     rates = lr_per_step(run, history.info["n_train"])
     return np.abs(theory.nc0_law(rates, coupled or decoupled, run.momentum, coupled=not decoupled))
 

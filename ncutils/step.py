@@ -277,7 +277,8 @@ def measure(model, dataset, run, augment: data.CropFlip | None = None) -> dict:
     weight, bias = model.classifier.weight.detach(), model.classifier.bias
     means = metrics.class_means(features, dataset.train_labels, dataset.n_classes)
     row |= metrics.nc_metrics(features, dataset.train_labels, weight, bias, means=means)
-    row["nc4_test"] = metrics.nc4(test, means, weight)
+    overflown = not torch.isfinite(test).all()  # of a network that is about to diverge
+    row["nc4_test"] = math.nan if overflown else metrics.nc4(test, means, weight)
     row["w_sv_min"], row["w_sv_mean"] = metrics.singular_values(weight)
     centred, w = means - means.mean(0), weight.double()
     row["m_sv_min"], row["m_sv_mean"] = metrics.singular_values(centred)

@@ -53,8 +53,8 @@ class Store:
         """The stored History of a Run, or None."""
         name = run.hash
         path = self._path(name)
-        if path.exists():
-            if history := self._own(path).get(name):
+        if path.is_file():
+            if history := self._own(path, leave_out=False).get(name):
                 try:
                     _ = history.frame  # read now: what is wrong with it shows here
                     return history
@@ -124,13 +124,16 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
-    def _own(self, path: Path) -> dict[str, History]:
-        """The Histories in a file of the folder by hash. One that is not whole, or foreign, is set aside."""
+    def _own(self, path: Path, leave_out: bool = True) -> dict[str, History]:
+        """The Histories in a file of the folder by hash. One that is not whole, or foreign, is set aside; one that cannot be
+        read now, for want of file handles, say, is left out with a warning, or an OSError."""
         try:
             return read(path)
         except FileNotFoundError:  # another process has just set it aside
             return {}
         except OSError as error:  # a folder of such a name, or one that may not be read
+            if not leave_out:
+                raise
             warnings.warn(f"{path} is left out: {error}", stacklevel=4)
             return {}
         except ValueError as error:
@@ -332,8 +335,9 @@ def read(path: Path) -> dict[str, History]:
 @functools.lru_cache(32)  # enough for the shipped files, which hold many runs each
 def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
     """The frames in a file by hash of their run. Raises ValueError where they cannot be read."""
+    content = path.read_bytes()  # an OSError is no fault of the file's
     try:
-        frame = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pandas()
+        frame = pq.ParquetFile(pa.BufferReader(content)).read().to_pandas()
         parts = frame.groupby("run", sort=False)
         return {name: rows.drop(columns="run").reset_index(drop=True) for name, rows in parts}
     except Exception as error:  # as above

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import math
+import numbers
 import os
 import tempfile
 import time
@@ -21,6 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from ncutils import data, training
 from ncutils.files import write_whole
 from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
+from ncutils.optimizers import RULES
 from ncutils.runs import History, Run, same_steps
 from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
@@ -50,6 +52,10 @@ def train_all(
     the first error is raised. Raises OSError at once where the store's folder is not writable, or a worker is killed.
     """
     store, runs = store or Store(), list(runs)
+    if workers is not None and (not isinstance(workers, numbers.Integral) or workers < 1):
+        raise ValueError(
+            f"workers = {workers!r} is not allowed: it must be a whole number, 1 or more, or none"
+        )
     found: dict[str, Any] = {run.hash: store.get(run) for run in runs}
     missing = list({run.hash: run for run in runs if found[run.hash] is None}.values())
     for run in runs:
@@ -131,7 +137,9 @@ def _trained(
     # workers outlive a sweep, and keep the environment that they started with
     folder = str(data.data_folder().absolute())
     try:
-        yield from pool(delayed(_train_in_worker)(run, store, wait, device, threads, folder) for run in runs)
+        yield from pool(
+            delayed(_train_in_worker)(run, store, wait, device, threads, folder, _known()) for run in runs
+        )
     except TerminatedWorkerError:
         raise ChildProcessError(
             "a worker process was killed, perhaps for want of memory; finished runs are stored, and the same call goes on"
@@ -167,7 +175,7 @@ def _on_ray(
         def start(run: Run):
             checkpoint = store.checkpoint(run)
             state = checkpoint.read_bytes() if checkpoint.exists() else None
-            return task.remote(run, "cuda" if gpus else device, state, mail)
+            return task.remote(run, "cuda" if gpus else device, state, mail, _known())
 
         letter = mail.actor.get.remote()
         while queue or on_nodes:
@@ -233,11 +241,13 @@ def _told_of_versions(history: History) -> None:
         warnings.warn(f"a node has torch {there}, this machine {here}: numbers may differ", stacklevel=3)
 
 
-def _train_on_node(run: Run, device: str | None, state: bytes | None, mail) -> History | Exception:
+def _train_on_node(run: Run, device: str | None, state: bytes | None, mail, known) -> History | Exception:
     """Trains from a checkpoint's content, if any; new checkpoints are sent by `mail` as they are written."""
     import ray
 
     torch.set_num_threads(1)
+    for here, there in zip(_known(), known):
+        here.update(there)
     try:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"
@@ -252,7 +262,22 @@ def _train_on_node(run: Run, device: str | None, state: bytes | None, mail) -> H
     return history
 
 
-def _train_in_worker(run: Run, store: Store, wait: bool, device: str | None, threads: int, data_folder: str):
+def _known() -> tuple[dict, dict]:
+    """Rules and data sets, to which a notebook may have added: another process has only those of ncutils."""
+    return RULES, data.SOURCES
+
+
+def _train_in_worker(
+    run: Run,
+    store: Store,
+    wait: bool,
+    device: str | None,
+    threads: int,
+    data_folder: str,
+    known: tuple[dict, dict],
+):
+    for here, there in zip(_known(), known):
+        here.update(there)
     os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
     return run, _attempt(run, store, wait, device, False)

@@ -133,6 +133,10 @@ def signgd(K, wd, lr, steps: int, coupled: bool, dtype=None) -> np.ndarray:
         b *= K - 1
         a -= b
         return np.square(a, out=a)
+    if K.ndim or np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(
+            f"K = {K}, dtype = {dtype} is not allowed: with dtype, K must be one number, dtype float32 or float64"
+        )
     alpha = np.zeros((_count(steps) + 1, *np.broadcast_shapes(K.shape, wd.shape, lr.shape)))
     return _signgd_matrices(int(K), wd, lr, alpha, coupled, np.dtype(dtype))
 
@@ -307,8 +311,8 @@ def _classes(K) -> np.ndarray:
 
 
 def _count(steps) -> int:
-    if not steps >= 1:
-        raise ValueError(f"steps = {steps} is not allowed: it must be 1 or more")
+    if not 1 <= steps < float("inf") or steps != int(steps):
+        raise ValueError(f"steps = {steps!r} is not allowed: it must be a whole number, 1 or more")
     return int(steps)
 
 

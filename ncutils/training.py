@@ -22,7 +22,12 @@ from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
 __all__ = ["History", "Run", "least_memory", "lr_per_step", "make_model", "train"]
 
-CHECKPOINT_SECONDS = float(os.environ.get("NCUTILS_CHECKPOINT_SECONDS") or 300)
+try:
+    CHECKPOINT_SECONDS = float(_text := os.environ.get("NCUTILS_CHECKPOINT_SECONDS") or "300")
+except ValueError:
+    raise ValueError(
+        f"NCUTILS_CHECKPOINT_SECONDS = {_text!r} is not allowed: it must be a number of seconds"
+    ) from None
 
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {
@@ -36,7 +41,7 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     progress: bool = True,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     on_checkpoint: Callable[[bytes], object] | None = None,
 ) -> History:
     """Trains `run` and measures it along the way, on `threads` CPU threads (default: torch's; one for a narrow network,
@@ -51,6 +56,7 @@ def train(
     the network would not fit.
     """
     device = machine.pick_device(device, run.precision)
+    path = _path_of(checkpoint)
     with machine.set_for_training(device, threads, wide=run.width >= 32):
         started = kept = time.perf_counter()
         dataset = data.load(
@@ -58,7 +64,7 @@ def train(
         )
         _check_batches(run, dataset)
         _check_memory(run, dataset, device)
-        state = State.restored(checkpoint, run, dataset, device) or State(run, dataset, device)
+        state = State.restored(path, run, dataset, device) or State(run, dataset, device)
         started -= state.spent
         step, diverged = Step(state.model, state.optimizer, run), None
         rates, measured = lr_schedule(run), measured_epochs(run)
@@ -73,14 +79,10 @@ def train(
                 if not math.isfinite(loss) or (state.epoch in measured and not state.log(lr)):
                     diverged = state.epoch
                     break
-                if (
-                    checkpoint
-                    and time.perf_counter() - kept > CHECKPOINT_SECONDS
-                    and state.epoch < run.epochs
-                ):
+                if path and time.perf_counter() - kept > CHECKPOINT_SECONDS and state.epoch < run.epochs:
                     kept = time.perf_counter()
                     state.spent = kept - started
-                    content = state.keep(checkpoint)
+                    content = state.keep(path)
                     if on_checkpoint and content:
                         on_checkpoint(content)
                 bar.set_postfix_str(f"loss {loss:.3g}, NC0 {state.rows[-1]['nc0']:.3g}", refresh=False)
@@ -168,11 +170,21 @@ class State:
             self.optimizer.load_state_dict(kept["optimizer"])
             self.order.set_state(kept["order"].cpu())
             self.epoch, rows, grams, self.spent, self.measuring = kept["progress"]
+        except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise  # nothing is wrong with the file: the next call may read it
         except Exception as error:  # a file from elsewhere can be wrong in any way
             set_aside(checkpoint, f"it is not a whole checkpoint of this run ({type(error).__name__})")
             return None
         self.rows = [row | {"gram": gram.cpu().numpy()} for row, gram in zip(rows, grams)] if grams else rows
         return self
+
+
+def _path_of(checkpoint: str | Path | None) -> Path | None:
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise ValueError(
+            f"checkpoint = {str(checkpoint)!r} is not allowed: it is a folder, and must be a file"
+        )
+    return None if checkpoint is None else Path(checkpoint)
 
 
 def _check_batches(run: Run, dataset: data.Dataset) -> None:

@@ -312,3 +312,16 @@ def test_an_interval_draws_whole_networks_and_data_where_there_are_five():
     assert low <= 1 and high >= 8  # six of six, not 120 of 120
     _, low, high = analysis.ratio_of_medians(found[20:60], "x")  # two pairs: seeds
     assert low >= 1 and high <= 4
+
+
+def test_names_that_no_run_has_are_refused():
+    found = [history("Adam", wd, 1) for wd in (0.1, 0.2, 0.3)]
+    for call in (
+        lambda: analysis.rank_correlation(found, "ncX"),
+        lambda: analysis.regression(found, "ncX"),
+        lambda: analysis.paired(found, found, "ncX"),
+    ):
+        with pytest.raises(ValueError, match="column 'ncX' is not allowed: no run has it"):
+            call()
+    with pytest.raises(ValueError, match="along = 'momentumm' is not allowed"):
+        analysis.rank_correlation(found, "nc3", along="momentumm")

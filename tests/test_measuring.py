@@ -816,3 +816,23 @@ def test_a_head_by_a_second_name():
 
     by_name = [measure(Once(), batches(digits()), head=name)["nc3"] for name in ("fc", "head")]
     assert by_name[0] == by_name[1]
+
+
+def test_a_look_at_the_loader_in_the_middle_of_an_epoch_does_not_end_it():
+    """With persistent workers a DataLoader has one iterator for everybody."""
+    data = torch.utils.data.TensorDataset(X, Y)
+    loader = torch.utils.data.DataLoader(data, 30, num_workers=1, persistent_workers=True)
+    tracker, batches_seen = Tracker(network(), loader), 0
+    for step, _ in enumerate(loader):
+        batches_seen += 1
+        if step == 1:
+            tracker(step)
+    assert batches_seen == len(loader) == 5 and tracker.measurements[0].n == len(X)
+
+
+@pytest.mark.parametrize("keep", ["1GB", -1, True, math.nan])
+def test_what_keep_may_be(keep):
+    with pytest.raises(
+        ValueError, match="keep = .* is not allowed: it must be a number of bytes, 0 or more, or none"
+    ):
+        measure(network(), batches((X, Y)), keep=keep)

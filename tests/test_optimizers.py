@@ -241,3 +241,23 @@ def test_a_closure_gives_what_gradients_at_hand_give(model, rule, how):
 def test_what_an_optimizer_cannot_use_is_refused(model, rule, settings, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         make_optimizer(model.parameters(), rule, **{"lr": 0.1, "options": {}} | settings)
+
+
+class OfAParent(torch.optim.SGD):
+    """Its step calls its parent's, as some library rules' do."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_decay_acts_once_a_step_whatever_else_the_process_has_made(monkeypatch):
+    """Torch runs an optimizer's hooks again inside a parent's step, once the parent has been used anywhere."""
+    monkeypatch.setitem(RULES, "of-a-parent", lambda params, lr, *_: OfAParent(params, lr))
+    ends = []
+    for _ in range(2):
+        weight = torch.nn.Parameter(torch.ones(1))
+        weight.grad = torch.zeros(1)
+        make_optimizer([weight], "of-a-parent", lr=0.1, momentum=0, decoupled_wd=1).step()
+        ends.append(weight.item())
+        torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
+    assert ends == pytest.approx([0.9, 0.9])

@@ -428,3 +428,21 @@ def test_a_shipped_folder_stays_where_it_was(tmp_path, monkeypatch):
 def test_runs_from_a_generator_are_trained():
     (history,) = train_all((Run(seed=s, **QUICK) for s in range(1)), workers=1, progress=False)
     assert history.run in Store()
+
+
+def test_a_run_that_cannot_be_read_now_is_left_where_it_is(monkeypatch):
+    """For want of a file handle, say."""
+    (history,) = train_all([Run(arch="mlp", width=1, epochs=1, n_train=40)], device="cpu", workers=1)
+    path, of_a_file = Store().folder / f"{history.run.hash}.parquet", Path.read_bytes
+
+    def refused(self):
+        if self == path:
+            raise OSError(24, "Too many open files")
+        return of_a_file(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    os.utime(path)  # nothing that was read before stands for it
+    with pytest.raises(OSError, match="Too many open files"):
+        Store().get(history.run)
+    monkeypatch.undo()
+    assert path.exists() and not [*path.parent.glob("*.unreadable")]

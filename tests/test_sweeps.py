@@ -14,13 +14,13 @@ import psutil
 import pytest
 import torch
 
-from ncutils import sweeps
+from ncutils import data, sweeps
 from ncutils.__main__ import main
 from ncutils.book.published import GRID_LR, GRID_MOMENTUM, GRID_WD
-from ncutils.optimizers import make_optimizer
+from ncutils.optimizers import RULES, make_optimizer
 from ncutils.store import Store, read_grid
 from ncutils.sweeps import same_steps, seconds_a_run, train_all
-from ncutils.training import Run
+from ncutils.training import Run, train
 from tests.test_data import make_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,3 +283,22 @@ def test_a_ray_cluster_of_two_nodes_gives_what_one_machine_gives(grid, tmp_path)
         assert here.run == there.run
         pd.testing.assert_frame_equal(here.frame.drop(columns="gram"), there.frame.drop(columns="gram"))
     assert len({h.info["node"] for h in remote}) == 2
+
+
+def test_workers_know_the_rules_and_data_sets_that_a_notebook_has_added(monkeypatch):
+    monkeypatch.setitem(RULES, "halved", lambda params, lr, *_: torch.optim.SGD(params, lr / 2))
+    monkeypatch.setitem(data.SOURCES, "more-digits", data.SOURCES["digits"])
+    fields = {"arch": "mlp", "width": 1, "epochs": 2, "lr": 0.1, "momentum": 0}
+    runs = [Run(rule="halved", **fields), Run(rule="sgd", dataset="more-digits", **fields)]
+    found = train_all(runs, device="cpu", workers=2)
+    assert [h.final["train_loss"] for h in found] == [
+        train(run, "cpu", progress=False).final["train_loss"] for run in runs
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])
+def test_workers_are_counted(workers):
+    with pytest.raises(
+        ValueError, match=f"workers = {workers!r} is not allowed: it must be a whole number, 1 or more"
+    ):
+        train_all([], workers=workers)

@@ -699,3 +699,44 @@ def test_the_feature_model_takes_no_folder_of_streamed_images(tmp_path, monkeypa
     monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="image_size = 16 is not allowed: arch 'ufm' has no images"):
         train(Run(arch="ufm", dataset="small", image_size=16, width=1, epochs=1), "cpu", progress=False)
+
+
+@pytest.mark.parametrize("error", [MemoryError, PermissionError, torch.OutOfMemoryError])
+def test_a_whole_checkpoint_is_kept_when_it_cannot_be_read_now(error, tmp_path, monkeypatch):
+    run, path = Run(arch="mlp", width=1, epochs=2, n_train=40), tmp_path / "state"
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    states = []
+    train(run, "cpu", progress=False, checkpoint=path, on_checkpoint=states.append)
+    path.write_bytes(states[0])
+
+    def refused(*_, **__):
+        raise error("not now")
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises((error, MemoryError)):
+        train(run, "cpu", progress=False, checkpoint=path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state"] and path.read_bytes() == states[0]
+
+
+def test_a_checkpoint_is_a_file(tmp_path):
+    run = Run(arch="mlp", width=1, epochs=1, n_train=40)
+    with pytest.raises(
+        ValueError, match="checkpoint = .* is not allowed: it is a folder, and must be a file"
+    ):
+        train(run, "cpu", progress=False, checkpoint=tmp_path)
+    assert tmp_path.is_dir()
+    train(run, "cpu", progress=False, checkpoint=str(tmp_path / "state"))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, "2", True])
+def test_threads_are_counted(threads):
+    with pytest.raises(ValueError, match="threads = .* is not allowed: it must be a whole number, 1 or more"):
+        train(Run(arch="mlp", width=1, epochs=1), "cpu", threads=threads)
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_run_whose_test_features_overflow_first_is_stored_as_diverged(seed):
+    decays = {"decoupled_wd": 3000.0, "head_decoupled_wd": 1000.0}
+    of_signs = {"rule": "signum", "momentum": 0, "lr": 1e-3, "schedule": "constant", "measure": "every"}
+    run = Run(arch="mlp", width=2, n_train=20, epochs=90, seed=seed, **of_signs, **decays)
+    assert train(run, "cpu", progress=False).info["diverged_epoch"]
