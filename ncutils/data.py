@@ -171,9 +171,8 @@ def _told_in_one_sentence(loader) -> Iterator[torch.Tensor]:
 
 def data_folder() -> Path:
     """Where data sets are: NCUTILS_DATA, or data/ in the project."""
-    return chosen_folder(
-        "NCUTILS_DATA", "data"
-    ).absolute()  # or another current folder's would be taken for it
+    # absolute, or another current folder's data would be taken for it
+    return chosen_folder("NCUTILS_DATA", "data").absolute()
 
 
 def load(

@@ -99,9 +99,9 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
     dtype_before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    # orders and seeds are drawn on the CPU, whatever `torch.set_default_device` says
-    elsewhere = torch.get_default_device().type != "cpu"
-    on_cpu = torch.device("cpu") if elsewhere else contextlib.nullcontext()
+    # orders and seeds are drawn on the CPU, whatever `torch.set_default_device` says; such a context costs time in every call
+    default = torch.get_default_device().type
+    on_cpu = contextlib.nullcontext() if default == "cpu" else torch.device("cpu")
     try:
         # a Run alone says what is computed in bfloat16; a cache of cast weights would last as long as this context
         with on_card, on_cpu, torch.autocast(device.type, enabled=False, cache_enabled=False):

@@ -296,9 +296,8 @@ def _step(step, before, after):
 
     def whole(optimizer, closure=None):
         loss = None
-        if (
-            closure is not None
-        ):  # first: the gradients that it leaves are those that decay and centring act on
+        if closure is not None:
+            # first: the gradients that it leaves are those that decay and centring act on
             with torch.enable_grad():
                 loss = closure()
         for call in before:

@@ -135,7 +135,7 @@ def _trained(
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     # workers outlive a sweep, and keep the environment that they started with
-    folder = str(data.data_folder().absolute())
+    folder = str(data.data_folder())
     try:
         yield from pool(
             delayed(_train_in_worker)(run, store, wait, device, threads, folder, _known()) for run in runs
@@ -246,8 +246,7 @@ def _train_on_node(run: Run, device: str | None, state: bytes | None, mail, know
     import ray
 
     torch.set_num_threads(1)
-    for here, there in zip(_known(), known):
-        here.update(there)
+    _learn(known)
     try:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "checkpoint"
@@ -267,6 +266,12 @@ def _known() -> tuple[dict, dict]:
     return RULES, data.SOURCES
 
 
+def _learn(known: tuple[dict, dict]) -> None:
+    """Takes over what another process knows."""
+    for here, there in zip(_known(), known):
+        here.update(there)
+
+
 def _train_in_worker(
     run: Run,
     store: Store,
@@ -276,8 +281,7 @@ def _train_in_worker(
     data_folder: str,
     known: tuple[dict, dict],
 ):
-    for here, there in zip(_known(), known):
-        here.update(there)
+    _learn(known)
     os.environ["NCUTILS_DATA"] = data_folder
     torch.set_num_threads(threads)  # what a wide network's default is
     return run, _attempt(run, store, wait, device, False)
