@@ -83,7 +83,8 @@ RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     ),
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }
-_OPTIONS = {"sgd": ("dampening", "nesterov"), "adam": ("amsgrad",)}  # of the rules above
+OWN_RULES = frozenset(RULES)  # those above; a notebook may add others
+_OPTIONS = {"sgd": ("dampening", "nesterov"), "adam": ("amsgrad",)}
 
 # The paper's names: rule, and which of the two decays is set. A rule without names is called by its own.
 NAMES = {
@@ -142,7 +143,7 @@ def _two_rules(optimizer: Callable) -> bool:
 def check_rule(rule: str, options: tuple, momentum: float) -> None:
     """Raises ValueError in one sentence where a Run cannot have this rule with these options (sorted pairs) and momentum.
 
-    A rule of a library is tried on three small tensors: what needs a closure, the model or second derivatives fails there,
+    A rule of a library is tried on a few small tensors: what needs a closure, the model or second derivatives fails there,
     and so does what draws random numbers, which a Run could not repeat, or keeps a second copy of the weights.
     """
     _check_settings(rule, dict(options), momentum)
@@ -186,19 +187,39 @@ def _fault(rule: str, options: tuple, momentum: float) -> str | None:
     return None
 
 
-def _tried(rule: str, options: tuple, momentum: float, seed: int) -> torch.Tensor:
+def _tried(
+    rule: str, options: tuple, momentum: float, seed: int, layout=torch.contiguous_format
+) -> torch.Tensor:
     """Three tensors, a head among them, after ten steps along the same gradients, with torch's generator at `seed`."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((6, 4, 3, 3), (6,), (3, 6))
-    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    layouts = [layout if len(shape) == 4 else torch.contiguous_format for shape in shapes]
+
+    def tensors():
+        drawn = (torch.randn(shape, generator=generator) for shape in shapes)
+        return [t.contiguous(memory_format=of_t) for t, of_t in zip(drawn, layouts)]
+
+    params = [torch.nn.Parameter(t) for t in tensors()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         optimizer = make_optimizer(params, rule, lr=0.01, momentum=momentum, options=options, head=params[2:])
         for _ in range(10):
-            for p in params:
-                p.grad = torch.randn(p.shape, generator=generator)
+            for p, gradient in zip(params, tensors()):
+                p.grad = gradient
             optimizer.step()
     return torch.cat([p.detach().flatten() for p in params])
+
+
+@functools.cache
+def weights_layout(rule: str, options: tuple, momentum: float) -> torch.memory_format:
+    """How a rule takes a network's weights in memory: with channels last, as its images, unless it then fails, as one does that
+    takes a view of them as rows (adamp, swats)."""
+    if rule not in RULES:
+        try:
+            _tried(rule, options, momentum, 0, torch.channels_last)
+        except Exception:  # a stranger's rule may fail in any way
+            return torch.contiguous_format
+    return torch.channels_last
 
 
 def make_optimizer(

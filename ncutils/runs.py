@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ncutils import data, theory
 from ncutils.models import ARCHITECTURES, NETS
-from ncutils.optimizers import NAMES, RULES, check_rule, find_rule
+from ncutils.optimizers import NAMES, OWN_RULES, RULES, check_rule, find_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +106,11 @@ class Run(BaseModel):
         """Looked up when a Run is made, so that a rule which a notebook adds to RULES is one, too."""
         if _read_from_store.get() and (self.rule in RULES or self.rule in theory.row_sums()):
             return self
+        if self.rule in RULES and self.rule not in OWN_RULES and self.rule in theory.row_sums():
+            raise _NotAllowed(
+                f"rule = {self.rule!r} is not allowed: RULES has it and so has a library, and a Run's name would not tell "
+                "the two apart; call the one in RULES otherwise"
+            )
         try:
             check_rule(self.rule, self.options, self.momentum)
         except ValueError as error:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ncutils import data, metrics
 from ncutils.models import NETS, Dropout
-from ncutils.optimizers import make_optimizer
+from ncutils.optimizers import make_optimizer, weights_layout
 from ncutils.runs import Run
 
 
@@ -29,7 +29,8 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
         masks = torch.Generator(device).manual_seed(run.seed)
         for dropout in found:
             dropout.generator = masks
-    return model.to(device, memory_format=torch.channels_last)
+    layout = weights_layout(run.rule, run.options, run.momentum)
+    return model.to(device, memory_format=layout)
 
 
 def dropouts(model: torch.nn.Module) -> list[Dropout]:
