@@ -282,9 +282,8 @@ def balanced_order(labels: np.ndarray) -> np.ndarray:
 def _chosen(split: Split, parameter: str, n: int | None, name: str) -> np.ndarray:
     total = len(split.labels)
     if n is not None and not 0 < n <= total:
-        raise ValueError(
-            f"{parameter} = {n} is not allowed: {name} has {total} such images, use 1 to {total} or none"
-        )
+        allowed = f"1 to {total} or none" if total else "none"
+        raise ValueError(f"{parameter} = {n} is not allowed: {name} has {total} such images, use {allowed}")
     if n is not None and parameter == "n_train" and n < (classes := int(split.labels.max()) + 1):
         raise ValueError(
             f"n_train = {n} is not allowed: {name} has {classes} classes, and each needs an image"

@@ -472,6 +472,8 @@ class _Network:
         k, wanted = len(self.head.weight), self.classes
         if wanted is None:
             return torch.arange(k, device=self.place)
+        if isinstance(wanted, torch.Tensor):
+            wanted = wanted.tolist()
         wanted = list(wanted) if isinstance(wanted, Iterable) else [wanted]
         known = all(isinstance(c, numbers.Integral) and 0 <= c < k for c in wanted)
         if not known or not 2 <= len(wanted) == len(set(wanted)):

@@ -263,7 +263,9 @@ def test_some_classes_alone(keep, bias):
 
 def test_all_classes_named_are_all_classes():
     data, model = digits(), network()
-    assert_same(measure(model, batches(data), classes=range(K)), dict(measure(model, batches(data))), 1e-12)
+    everything = dict(measure(model, batches(data)))
+    for all_of_them in (range(K), torch.arange(K), np.arange(K)):
+        assert_same(measure(model, batches(data), classes=all_of_them), everything, 1e-12)
 
 
 class Wrapped(nn.Module):
