@@ -3,6 +3,7 @@ correlations, ratios of medians, NC3 regressed on NC0."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -206,8 +207,7 @@ def ratio_of_medians(
     """Median of a metric over the decoupled runs of `paired` or `paired_best` by its median over the coupled ones, and the
     ends of a 95 % percentile bootstrap interval; with `pairwise` the median of the pairs' ratios instead.
 
-    Medians are taken of logarithms. What depends on one another is drawn together, with replacement, `resamples` times by a
-    generator seeded `seed`: where there are five or more pairs of network and data, all runs of such a pair, so that the
+    Medians are taken of logarithms. What depends on one another is drawn together, with replacement (`_resampled`): where there are five or more pairs of network and data, all runs of such a pair, so that the
     interval is one for other networks and data; else those that are `like` one another (one setting and seed, several
     decays), and it is one for other seeds and settings of these. A pair of which one value is not known is left out. All is
     nan without a pair, the interval where there are fewer than five of either.
@@ -219,14 +219,28 @@ def ratio_of_medians(
     networks = fields_of(found["like"], "arch", "dataset")
     of_set, sets = pd.factorize(networks if networks.nunique() >= 5 else found["like"])
     n = len(sets)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    drawn, chance = _resampled(n, resamples, seed)
     counts = np.vstack([np.ones(n, dtype=int), drawn])[:, of_set]  # first each pair once
     if pairwise:
         ratio, *others = np.exp(_medians(second - first, counts))
     else:
         ratio, *others = np.exp(_medians(second, counts) - _medians(first, counts))
-    low, high = np.percentile(others, [2.5, 97.5]) if n >= 5 else (math.nan, math.nan)
+    if n < 5:
+        return float(ratio), math.nan, math.nan
+    low, high = np.percentile(others, [2.5, 97.5], weights=chance, method="inverted_cdf")
     return float(ratio), float(low), float(high)
+
+
+def _resampled(n: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each of n sets is in a bootstrap resample [B, n], and that one's probability [B]: every one of them where they
+    are few (n up to 7), else `resamples` that a generator seeded `seed` draws."""
+    if math.comb(2 * n - 1, n) > 2000:
+        drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+        return drawn, np.full(resamples, 1 / resamples)
+    every = itertools.combinations_with_replacement(range(n), n)
+    drawn = [np.bincount(chosen, minlength=n) for chosen in every]
+    orders = [math.factorial(n) / math.prod(map(math.factorial, often.tolist())) for often in drawn]
+    return np.array(drawn), np.array(orders) / n**n
 
 
 def _medians(values: np.ndarray, counts: np.ndarray) -> np.ndarray:

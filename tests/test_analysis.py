@@ -1,5 +1,7 @@
 """Numbers from stored runs: pairs, rank correlations, regression, against hand-made runs and independent computations."""
 
+import itertools
+import math
 import warnings
 
 import numpy as np
@@ -102,6 +104,35 @@ def test_a_ratio_of_medians_is_one_of_medians_unless_asked_of_pairs():
     found["x"] = [8.0, 16, 4, 64, 128]  # medians 16 and 4; ratios 8, 8, 1, 8, 8
     assert analysis.ratio_of_medians(found, "x", resamples=50)[0] == pytest.approx(4)
     assert analysis.ratio_of_medians(found, "x", pairwise=True, resamples=50)[0] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("pairwise", [True, False])
+def test_of_few_sets_every_resample_counts_by_its_probability(pairwise):
+    """Against all 5^5 ordered draws, two of the five sets with two pairs; and against drawing at random."""
+    like, x, y = [0, 1, 2, 3, 4, 0, 1], np.exp([0.3, -0.2, 0.9, 1.7, 0.1, 2.2, 0.6]), np.ones(7)
+    y[2:4] = 1.5, 0.7
+    found = pd.DataFrame({"like": like, "x": x, "x_coupled": y})
+    _, low, high = analysis.ratio_of_medians(found, "x", pairwise)
+    logs = np.log(np.stack([x, y], 1))
+    of_set = [np.flatnonzero(np.array(like) == k) for k in range(5)]
+    ratios = []
+    for drawn in itertools.product(range(5), repeat=5):
+        one, other = logs[np.concatenate([of_set[k] for k in drawn])].T
+        ratios.append(np.median(one - other) if pairwise else np.median(one) - np.median(other))
+    ratios = np.exp(np.sort(ratios))
+    assert low == pytest.approx(ratios[math.ceil(0.025 * 5**5) - 1])
+    assert high == pytest.approx(ratios[math.ceil(0.975 * 5**5) - 1])
+
+
+def test_of_many_sets_resamples_are_drawn():
+    drawn, chance = analysis._resampled(8, 5000, 0)
+    assert drawn.shape == (5000, 8) and (drawn.sum(1) == 8).all() and chance.sum() == pytest.approx(1)
+    np.testing.assert_allclose(drawn.mean(0), 1, atol=0.06)
+    again, _ = analysis._resampled(8, 5000, 0)
+    assert (drawn == again).all()
+    every, chance = analysis._resampled(7, 10, 0)
+    assert len(every) == math.comb(13, 7) and chance.sum() == pytest.approx(1)
+    np.testing.assert_allclose(chance @ every, 1)
 
 
 def test_best_and_valid_drop_what_fails_the_filter():

@@ -315,7 +315,7 @@ def test_pairs_are_counted_as_the_grid_has_them(board, stored):
             ways[run["budget"] >= 1].append(run["nc3"] > coupled.loc[coupled["coupled_wd"].idxmax(), "nc3"])
     for acted, words in (
         (True, "AdamW's decay has acted (budget 1 or more)"),
-        (False, "it has not (budget under 1)"),
+        (False, "AdamW's decay has hardly acted (budget under 1)"),
     ):
         counted = next(
             r.counted for r in board.itertuples()
@@ -402,7 +402,7 @@ def test_the_first_sentence_of_the_book_is_what_the_board_says(board, stored):
     for pair in ("AdamW above Adam", "SignumW above Signum"):
         fixed = statements[f"{pair} in NC3{claims.AT_BEST}"].fixed
         assert fixed.k / fixed.n > 0.7
-    words = "the features of a class lie closer together (NC1) only where that decay is strong enough to act"
+    words = "the features of a class lie closer together (NC1) mostly where that decay is strong enough to act, and mostly not where it is weaker"
     assert words in text
     groups, _ = analysis.stored_grid(ROOT / "params/laptop/grid.yaml", Store(shipped=ROOT / "results"))
     for name, coupled in (("AdamW", "Adam"), ("SignumW", "Signum")):
@@ -437,7 +437,10 @@ def test_the_page_holds_every_statement_verdict_first_with_its_figure(board):
         if row.counted.n:
             assert shown["comparisons"].startswith(f"{shown['count']} (") and shown["gauge fixed"]
         named = {name for name in OPTIMIZERS if re.search(rf"\b{name}\b", row.statement.says)}
-        assert not named or {*shown["optimizers"].split()} == named
+        found = {*shown["optimizers"].split()}
+        assert found == named if named else {*row.optimizers.split()} & {*OPTIMIZERS} <= found
+        if "at the paper's width" in row.claim:
+            assert found == {"Adam", "AdamW"}
     links = re.findall(
         r'<h4><a href="([\w]+)\.html#([a-z]+)-(\d+)">(\w+) (\d+)', page.replace("Figures", "Figure")
     )

@@ -219,7 +219,7 @@ def _adamw_over_adam(stored, of=MAIN) -> Seen:
     acted = found["budget"] >= 1
     statements = [
         *_above(found[acted], "AdamW", note=", AdamW's decay has acted (budget 1 or more)"),
-        *_above(found[~acted], "AdamW", note=", it has not (budget under 1)"),
+        *_above(found[~acted], "AdamW", note=", AdamW's decay has hardly acted (budget under 1)"),
         *_above(best, "AdamW", note=AT_BEST),
     ]
     return Seen(analysis.pairs_in_words(_groups(runs), "AdamW")[0], statements, runs)
@@ -346,8 +346,14 @@ def _signumw_grows(stored) -> Seen:
     runs = _where(_chapter(stored, "03_adamw", 6, diverged_epoch=None)[0], label="SignumW")
     smallest, w, m = (_over_start(runs, c).mean() for c in ("w_sv_min", "w_sv_mean", "m_sv_mean"))
     text = f"SignumW, end over start: smallest of W {smallest:.2g}, others {w:.2g}; of M {m:.2g}"
-    names = {"w_sv_min": "the smallest singular value of W", "w_sv_mean": "W's mean other one"}
-    names |= {"m_sv_min": "the smallest singular value of M", "m_sv_mean": "M's mean other one"}
+    names = {
+        "w_sv_min": "the smallest singular value of W",
+        "w_sv_mean": "the mean of W's other singular values",
+    }
+    names |= {
+        "m_sv_min": "the smallest singular value of M",
+        "m_sv_mean": "the mean of M's other singular values",
+    }
     found = _since(runs, names)
     grow = [_statement(f"SignumW: {name} grows", found, c, "_then", "_end") for c, name in names.items()]
     return Seen(text, grow, runs)
@@ -726,7 +732,7 @@ CLAIMS = pd.DataFrame(columns=["item", "page", "says", "look"], data=[
      "their NC3 is U-shaped; accuracy degrades with decay", lambda stored: vit(_chapter(stored, "15_vit", 3, arch="vit")[0])),
     ("Table 1", "03_adamw", "the six optimizers at the end of training; SGDW's NC0 -68.9 %", _order_of_the_six),
     ("Table 1", "03_adamw", "the same with the paper's images, epochs and rates, at width 8", table1_by_its_protocol),
-    ("Table 1", "03_adamw", "the same at the paper's width, from its initial weights: every value is near the paper's", table1_at_its_width),
+    ("Table 1", "03_adamw", "the same at the paper's width, from the initial weights it points to: every value is near the paper's", table1_at_its_width),
     ("Table 2", "11_nc_in_practice", "best runs: AdamW has the smallest NC1 and NC2, the largest NC0 and NC3", _best_runs),
     ("Table 3", "14_six_settings", "36 settings, 3,888 runs, 2,500 of them valid", _counts),
     ("Table 4", "11_nc_in_practice", "the best runs' hyper-parameters: with decay, larger where decoupled", _hyperparameters),

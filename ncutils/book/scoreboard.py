@@ -16,13 +16,15 @@ from ncutils.optimizers import OPTIMIZERS
 
 
 def board(stored: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One row a statement, or a figure without one: item, page, claim, sees, scale, statement, and `verdicts.judged`."""
+    """One row a statement, or a figure without one: item, page, claim, sees, scale, family, the optimizers of the runs, statement, and
+    `verdicts.judged`."""
     stored, rows = claims.stored_runs() if stored is None else stored, []
     for line in claims.CLAIMS.itertuples():
         seen = claims.look(line.look, stored)
-        of = line.item, line.page, line.says, seen.text, scale(seen.runs), line.family
+        labels = " ".join({*seen.runs.get("label", ())})
+        of = line.item, line.page, line.says, seen.text, scale(seen.runs), line.family, labels
         rows += [(*of, s) for s in seen.statements or [Statement(line.says, why=seen.text)]]
-    columns = ["item", "page", "claim", "sees", "scale", "family", "statement"]
+    columns = ["item", "page", "claim", "sees", "scale", "family", "optimizers", "statement"]
     return verdicts.judged(pd.DataFrame(rows, columns=columns))
 
 
@@ -205,8 +207,8 @@ def _statement(row) -> str:
 
 
 def _optimizers(row) -> str:
-    """The optimizers that a statement or else its claim names."""
-    for words in (row.statement.says, row.claim):
+    """The optimizers that a statement names, else those of the runs behind it, else those that its claim names."""
+    for words in (row.statement.says, row.optimizers, row.claim):
         if named := [name for name in OPTIMIZERS if re.search(rf"\b{name}\b", words)]:
             return " ".join(named)
     return ""
@@ -330,8 +332,8 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         ),
         (
             f"Of {len(table)} statements {n['against']} go{'es' if n['against'] == 1 else ''} against the paper at this scale, and {n['mixed']} are mixed",
-            f"Mixed are: {alike} ([the scoreboard](scoreboard.md)). In the table stands first what goes against the paper, then what goes as far "
-            "the other way in too few comparisons to decide.",
+            f"Mixed are: {alike} ([the scoreboard](scoreboard.md)). The table lists first what goes against the paper, then statements that go "
+            "the other way as clearly in too few comparisons to decide.",
             {_with_figure(row): row for row in against.itertuples()},
         ),
     ]
