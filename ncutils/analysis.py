@@ -129,11 +129,8 @@ def once(histories: list[History]) -> list[History]:
 def valid(groups: Groups, least: float | None = None) -> list[History]:
     """The runs of all groups that pass the paper's filter, each `once`; or those that did not diverge and have at least
     this training accuracy."""
-    return once([h for histories in groups.values() for h in histories if _passes(h, least)])
-
-
-def _passes(history: History, least: float | None) -> bool:
-    return history.valid if least is None else not history.diverged and history.final["train_acc"] >= least
+    runs = [h for histories in groups.values() for h in histories if not h.diverged]
+    return once([h for h in runs if (h.valid if least is None else h.final["train_acc"] >= least)])
 
 
 def like(run: Run, *varied: str) -> tuple:

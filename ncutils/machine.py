@@ -27,11 +27,8 @@ def pick_device(device: str | None = None, precision: str = "float32") -> torch.
             raise RuntimeError
     except (RuntimeError, AssertionError):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = (
-            f" or 'cuda:0' to 'cuda:{found - 1}'"
-            if found
-            else "; no GPU is to be seen (CUDA_VISIBLE_DEVICES)"
-        )
+        none = "; no GPU is to be seen (CUDA_VISIBLE_DEVICES)"
+        gpus = f" or 'cuda:0' to 'cuda:{found - 1}'" if found else none
         raise ValueError(f"device = {str(device)!r} is not to be had here: use 'cpu' or none{gpus}") from None
     if precision == "bf16" and device.type == "cuda":
         with torch.cuda.device(device):
@@ -144,8 +141,10 @@ def keep_freed_memory(keep: bool) -> None:
             glibc.malloc_trim(0)
 
 
-def free_memory(limits: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still take: of the machine's memory, or of a container's share of it."""
+def free_memory(limits: Path = Path("/sys/fs/cgroup"), device: torch.device | None = None) -> int:
+    """Bytes that this process can still take: of a GPU's memory, the machine's, or a container's share of that."""
+    if device and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available
     for names in (  # cgroup v2, v1
         ("memory.max", "memory.current", "memory.stat"),

@@ -12,7 +12,6 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -75,7 +74,7 @@ def measure(
         for value in loaders.values():
             stack.enter_context(_same_order_afterwards(value))
         network = stack.enter_context(_Network(inner, head, layers, where, classes))
-        keep = _quarter_of_memory(network.place) if keep is None else keep
+        keep = max(0, free_memory(device=network.place) // 4) if keep is None else keep
         return _measured(network, loaders, keep)
 
 
@@ -166,11 +165,8 @@ class Measurement(dict):
             axis.grid(False)
         figure.colorbar(image, ax=axes[:2].tolist(), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
         names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
-        for suffix, label, marker in (
-            ("", "training", "o"),
-            ("c", "gauge fixed", "x"),
-            ("_test", "test", "s"),
-        ):
+        of = ("", "training", "o"), ("c", "gauge fixed", "x"), ("_test", "test", "s")
+        for suffix, label, marker in of:
             known = self | {f"1 - nc4{s}": 1 - self.get(f"nc4{s}", math.nan) for s in ("", "_test")}
             heights = [known.get(name + suffix, math.nan) for name in names]
             if any(math.isfinite(height) for height in heights):
@@ -185,7 +181,7 @@ class Measurement(dict):
             axes[3].set(title="by layer", xlabel="layer; the last is the head's input")
             axes[3].tick_params(axis="x", rotation=45)
         for axis in axes[2:]:
-            heights = [float(y) for line in axis.lines for y in line.get_ydata() if y > 0]
+            heights = [float(y) for line in axis.lines for y in line.get_ydata() if 0 < y < math.inf]
             axis.set_yscale("symlog", linthresh=max(1e-8, min(heights, default=1) / 2))
             axis.set_ylim(0, 30 * max(heights, default=1))  # room for the legend
             axis.legend(fontsize="small", loc="upper right", ncols=2)
@@ -363,14 +359,13 @@ class _Network:
         self.model, self.device, self.classes = model, device, classes
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.names = {module: name for name, module in model.named_modules()}
-        self.half, self.ran, self.seen = False, None, {}
+        self.half, self.ran, self.seen, self.widths = False, None, {}, {}
         linear = [module for module in self.names if isinstance(module, nn.Linear)]
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
         self.candidates = linear if head is None else [self._module("head", head)]
         layers = [layers] if isinstance(layers, str | nn.Module) else layers or ()
         self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers)}
-        self.hooks: list[Any] = []
 
     def _module(self, argument, wanted):
         known = dict(self.model.named_modules(remove_duplicate=False))
@@ -384,19 +379,16 @@ class _Network:
         )
 
     def __enter__(self):
-        for module in self.candidates:
-            self.hooks.append(module.register_forward_hook(self._see_head, with_kwargs=True))
-        for name, module in self.layers.items():
-
-            def see(module, inputs, output, name=name):
-                self.seen[name] = _first_tensor(output).detach().clone()  # the next layer may work in place
-
-            self.hooks.append(module.register_forward_hook(see))
+        self.hooks = [m.register_forward_hook(self._see_head, with_kwargs=True) for m in self.candidates]
+        self.hooks += [m.register_forward_hook(self._see) for m in self.layers.values()]
         return self
 
     def __exit__(self, *_):
         for hook in self.hooks:
             hook.remove()
+
+    def _see(self, module, inputs, output):
+        self.seen[self.names[module]] = _first_tensor(output).detach().clone()  # the next may work in place
 
     def _see_head(self, module, inputs, kwargs, output):
         if module not in self.candidates:  # another linear layer, once the head is known
@@ -458,6 +450,10 @@ class _Network:
                 raise ValueError(
                     f"layer {name!r} gave {len(value)} rows for {len(logits)} samples of {what}: its first dimension must be "
                     "the batch"
+                )
+            if (width := value.shape[1]) != (before := self.widths.setdefault(name, width)):
+                raise ValueError(
+                    f"layer {name!r} gave {width} features for a batch of {what}, {before} before: all inputs must be of one size"
                 )
         return {name: value.to(self.place) for name, value in found.items()}, logits
 
@@ -533,7 +529,6 @@ def _measured(network, loaders, keep) -> Measurement:
             for name, h in features.items():
                 if name not in sums:
                     sums[name] = metrics.ClassSums(len(network.rows), h.shape[1], place)
-                _check_width(name, h, sums[name].sums, "loader")
                 sums[name].add(h, labels)
         right += hits.sum()
         size += sum(h.nbytes for h in features.values())
@@ -555,7 +550,6 @@ def _measured(network, loaders, keep) -> Measurement:
     for features, labels, _ in kept if kept is not None else network.parts(loaders["loader"], "loader"):
         with metrics.full_precision(place):
             for name, h in features.items():
-                _check_width(name, h, means[name], "loader")
                 collapse[name].add(h, labels)
                 if kept is None:
                     again[name].add(h, labels)
@@ -633,7 +627,6 @@ def _of_test(network, loader, means, classifiers, dtypes, head) -> tuple[dict[st
     for features, labels, hits in network.parts(loader, "test"):
         with metrics.full_precision(network.place):
             for name, h in features.items():
-                _check_width(name, h, means[name], "test")
                 _check_finite(name, h, "test")
                 collapse[name].add(h, labels)
             by_weight.add(features[head], labels)
@@ -660,7 +653,6 @@ def _nc5(network, loader, means) -> dict[str, float]:
     sums, n = {name: mu.new_zeros(mu.shape[1]) for name, mu in means.items()}, 0
     for features, _, _ in network.parts(loader, "ood", labelled=False):
         for name, h in features.items():
-            _check_width(name, h, means[name], "ood")
             _check_finite(name, h, "ood")
             sums[name] += h.sum(0, dtype=torch.float64)
         n += len(h)
@@ -692,14 +684,6 @@ def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
     }
     index = pd.Index(classes.numpy(), name="class")
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index)
-
-
-def _check_width(name, features, means, what) -> None:
-    if features.shape[1] != means.shape[1]:
-        raise ValueError(
-            f"layer {name!r} gave {features.shape[1]} features for a batch of {what}, {means.shape[1]} before: all inputs must "
-            "be of one size"
-        )
 
 
 def _check_finite(name, features, what) -> None:
@@ -768,8 +752,3 @@ def _first_tensor(output):
     if not isinstance(output, torch.Tensor):
         raise ValueError(f"a watched layer gave {type(output).__name__}, which has no tensor to measure")
     return output
-
-
-def _quarter_of_memory(device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    return max(0, free // 4)

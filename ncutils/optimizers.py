@@ -72,14 +72,7 @@ RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     ),
     # Kingma and Ba (2014), beta1 = momentum
     "adam": lambda params, lr, momentum, wd, beta2, eps, **options: torch.optim.Adam(
-        params,
-        lr,
-        (momentum, beta2),
-        eps,
-        weight_decay=wd,
-        fused=_fused(params),
-        capturable=_on_gpu(params),
-        **options,
+        params, lr, (momentum, beta2), eps, wd, fused=_fused(params), capturable=_on_gpu(params), **options
     ),
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }
@@ -147,7 +140,7 @@ def check_rule(rule: str, options: tuple, momentum: float) -> None:
     and so does what draws random numbers, which a Run could not repeat, or keeps a second copy of the weights.
     """
     _check_settings(rule, dict(options), momentum)
-    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum)):
+    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum, RULES.get(rule))):
         raise ValueError(fault)
 
 
@@ -173,8 +166,9 @@ def _check_settings(rule: str, options: dict, momentum: float) -> None:
 
 
 @functools.cache
-def _fault(rule: str, options: tuple, momentum: float) -> str | None:
-    if hasattr(RULES.get(rule) or find_rule(rule), "eval"):
+def _fault(rule: str, options: tuple, momentum: float, of_rules: Callable | None) -> str | None:
+    """Why the rule cannot be stepped, remembered; `of_rules` is what RULES has by its name, which a notebook may change."""
+    if hasattr(of_rules or find_rule(rule), "eval"):
         return f"rule = {rule!r} is not allowed: it keeps a second copy of the weights"
     try:
         tried = [_tried(rule, options, momentum, seed) for seed in (0, 1)]
@@ -296,7 +290,7 @@ def make_optimizer(
             group |= {"coupled_wd": group["weight_decay"], "weight_decay": 0.0}
             if two_rules and not group["use_muon"]:
                 group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
-                group["lr_share"] = group["lr"] / lr
+                group["lr_share"] = group["lr"] / lr if lr else 0
         optimizer = build(groups, lr=lr, **options)
     for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
         optimizer.defaults.setdefault(name, decays[name])

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 
 
-class _NotAllowed(ValueError):
-    """The whole sentence about a field that is at odds with another one."""
-
-
 def _pairs(options):
     """A mapping of settings, or the pairs that a stored Run has, as sorted pairs: a Run is hashable."""
     try:
@@ -39,12 +35,8 @@ def _pairs(options):
         settings = {0: None}
     for name, value in settings.items():
         for v in value if isinstance(value, tuple) else (value,):
-            if (
-                not isinstance(name, str)
-                or not isinstance(v, (bool, int, float, str))
-                or v in (math.inf, -math.inf)
-                or v != v
-            ):
+            plain = isinstance(v, (int, str)) or (isinstance(v, float) and math.isfinite(v))
+            if not isinstance(name, str) or not plain:
                 raise ValueError(
                     "it must be a mapping of the rule's settings, such as {nesterov: true}, to numbers, texts or lists of them"
                 )
@@ -107,18 +99,15 @@ class Run(BaseModel):
         if _read_from_store.get() and (self.rule in RULES or self.rule in theory.row_sums()):
             return self
         if self.rule in RULES and self.rule not in OWN_RULES and self.rule in theory.row_sums():
-            raise _NotAllowed(
+            raise ValueError(
                 f"rule = {self.rule!r} is not allowed: RULES has it and so has a library, and a Run's name would not tell "
                 "the two apart; call the one in RULES otherwise"
             )
-        try:
-            check_rule(self.rule, self.options, self.momentum)
-        except ValueError as error:
-            raise _NotAllowed(str(error)) from None
+        check_rule(self.rule, self.options, self.momentum)
         if self.rule not in RULES:
             for name, usual in (("beta2", 0.999), ("eps", 1e-8)):
                 if (value := getattr(self, name)) != usual:
-                    raise _NotAllowed(
+                    raise ValueError(
                         f"{name} = {value!r} is not allowed: rule {self.rule!r} has its own, see `options`"
                     )
         return self
@@ -127,22 +116,22 @@ class Run(BaseModel):
     def _fields_fit(self) -> Run:
         if self.arch not in NETS[self.net]:
             known = ", ".join(NETS[self.net])
-            raise _NotAllowed(
+            raise ValueError(
                 f"net = {self.net!r} is not allowed: there is none of arch {self.arch!r}, only of {known}"
             )
         if self.scale == "published" and self.dataset not in data.PUBLISHED:
             known = ", ".join(data.PUBLISHED)
             why = f"none is known for dataset {shorten(self.dataset)}, only for {known}"
-            raise _NotAllowed(f"scale = {self.scale!r} is not allowed: {why}")
+            raise ValueError(f"scale = {self.scale!r} is not allowed: {why}")
         if self.augment != "none" and (self.arch == "ufm" or self.dataset in data.NO_IMAGES):
             name = "arch" if self.arch == "ufm" else "dataset"
             why = f"{name} {getattr(self, name)!r} has no images to crop, so it must be 'none'"
-            raise _NotAllowed(f"augment = {self.augment!r} is not allowed: {why}")
+            raise ValueError(f"augment = {self.augment!r} is not allowed: {why}")
         return self
 
     def __init__(self, **fields):
         if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
-            raise _NotAllowed(
+            raise ValueError(
                 f"{switches[0]} = {fields[switches[0]]!r} is not allowed: no field is true or false"
             )
         try:
@@ -340,8 +329,8 @@ def measured_epochs(run: Run) -> list[int]:
 
 def _one_sentence(error: ValidationError, fields) -> str:
     first = error.errors()[0]
-    if isinstance(fault := first.get("ctx", {}).get("error"), _NotAllowed):
-        return str(fault)
+    if not first["loc"]:  # of the whole Run: a sentence already
+        return str(first["ctx"]["error"])
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return unknown(name, fields, "allowed are")

@@ -236,19 +236,12 @@ def batches(images, labels, size, order):
 
 
 @torch.inference_mode()
-def evaluate(
-    model,
-    images,
-    labels: torch.Tensor,
-    precision: str = "float32",
-    batch_size: int = 128,
-    augment: data.CropFlip | None = None,
-):
+def evaluate(model, images, labels: torch.Tensor, run: Run, augment: data.CropFlip | None = None):
     """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes).
 
     A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long. A GPU wants large ones.
     """
-    batch_size = max(batch_size, 2048) if labels.is_cuda else batch_size
+    batch_size = max(run.batch_size, 2048) if labels.is_cuda else run.batch_size
     model.eval()
     features = torch.empty(len(labels), model.classifier.in_features, device=labels.device)
     if isinstance(images, data.Streamed):
@@ -256,7 +249,7 @@ def evaluate(
     else:
         parts = (images[i : i + batch_size] for i in range(0, len(labels), batch_size))
     for part, batch in zip(features.split(batch_size), parts):
-        part.copy_(features_of(model, augment(batch) if augment else batch, precision))
+        part.copy_(features_of(model, augment(batch) if augment else batch, run.precision))
     logits = model.classifier(features)
     accuracy = (logits.argmax(1) == labels).double().mean()
     return features, float(F.cross_entropy(logits.double(), labels)), float(accuracy)
@@ -268,10 +261,9 @@ def measure(model, dataset, run, augment: data.CropFlip | None = None) -> dict:
     tests = dataset.test_images, dataset.test_labels
     if run.arch == "ufm":  # has no test features, however many images there are
         tests = tests[0][:0], tests[1][:0]
-    test, test_loss, test_acc = evaluate(model, *tests, run.precision, run.batch_size)
-    features, train_loss, train_acc = evaluate(
-        model, dataset.train_images, dataset.train_labels, run.precision, run.batch_size, augment
-    )
+    test, test_loss, test_acc = evaluate(model, *tests, run)
+    trained_on = dataset.train_images, dataset.train_labels
+    features, train_loss, train_acc = evaluate(model, *trained_on, run, augment)
     row = {"train_loss": train_loss, "train_acc": train_acc, "test_loss": test_loss, "test_acc": test_acc}
     if not math.isfinite(train_loss):
         return row

@@ -232,19 +232,8 @@ def table(histories: list[History]) -> pd.DataFrame:
         for h in histories
     ]
     if not rows:
-        of_none = [
-            "run",
-            "steps",
-            "optimizer",
-            *Run.model_fields,
-            "wd",
-            "budget",
-            "images",
-            "train_acc",
-            *KEYS,
-            "valid",
-        ]
-        return pd.DataFrame(columns=[*of_none, "diverged_epoch", "wall_s"])
+        of_runs = ["run", "steps", "optimizer", *Run.model_fields, "wd", "budget", "images"]
+        return pd.DataFrame(columns=[*of_runs, "train_acc", *KEYS, "valid", "diverged_epoch", "wall_s"])
     return pd.DataFrame(rows)
 
 
@@ -268,11 +257,7 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
             f"{path} must be a mapping with 'entries' and, if need be, 'common', and nothing else"
         )
     common, blocks = grid.get("common") or {}, grid["entries"]
-    if (
-        not isinstance(common, dict)
-        or not isinstance(blocks, list)
-        or not all(isinstance(b, dict) for b in blocks)
-    ):
+    if not isinstance(blocks, list) or not all(isinstance(b, dict) for b in (common, *blocks)):
         raise ValueError(f"{path}: 'common' must be a mapping of fields, 'entries' a list of such mappings")
     entries = []
     for block in blocks:

@@ -62,17 +62,14 @@ def train_all(
         if found[run.hash]:
             store.clear(run)
     if missing:
-        if not ray:
+        if ray:
+            one_pass = functools.partial(_on_ray, address=ray, gpus_per_run=gpus_per_run)
+        else:
             for name in sorted({run.dataset for run in missing}):
                 data.splits(name)  # a download, or its failure, comes before any worker starts
             workers = min(workers or default_workers(device), len(missing))
-            one_pass = functools.partial(
-                _trained, store=store, device=device, workers=workers, progress=progress
-            )
-        else:
-            one_pass = functools.partial(
-                _on_ray, store=store, device=device, address=ray, gpus_per_run=gpus_per_run
-            )
+            one_pass = functools.partial(_trained, workers=workers, progress=progress)
+        one_pass = functools.partial(one_pass, store=store, device=device)
         errors = []
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
@@ -272,17 +269,9 @@ def _learn(known: tuple[dict, dict]) -> None:
         here.update(there)
 
 
-def _train_in_worker(
-    run: Run,
-    store: Store,
-    wait: bool,
-    device: str | None,
-    threads: int,
-    data_folder: str,
-    known: tuple[dict, dict],
-):
+def _train_in_worker(run: Run, store, wait, device, threads, folder, known) -> tuple:
     _learn(known)
-    os.environ["NCUTILS_DATA"] = data_folder
+    os.environ["NCUTILS_DATA"] = folder
     torch.set_num_threads(threads)  # what a wide network's default is
     return run, _attempt(run, store, wait, device, False)
 
@@ -315,7 +304,10 @@ def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None,
     text += by_setting.to_string()
     if not missing:
         return text
-    seconds, workers = sum(seconds_a_run(missing, device).values()), workers or default_workers(device)
+    seconds, workers = (
+        sum(seconds_a_run(missing, device).values()),
+        min(workers or default_workers(device), len(missing)),
+    )
     where = pick_device(device)
     return (
         f"{text}\n{len(missing)} to train: {_duration(seconds)} of one worker, "

@@ -195,8 +195,7 @@ def signgdw_limit(K, wd) -> np.ndarray:
     column of the averaged gradient sums to zero (Lemma E.4), so its signs never all agree and sum to K - 2 at most.
     """
     K, wd = _classes(K), _decay(wd)
-    if not (wd > 0).all():
-        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha grows without limit")
+    _allowed("wd", lambda wd: wd > 0, "it must be greater than 0, or alpha grows without limit", wd)
     return (K - 2.0) ** 2 / wd**2
 
 
@@ -207,8 +206,7 @@ def t1(K, wd, lr, as_printed: bool = False) -> np.ndarray:
     prints 1 / (exp(2 lr T) + K - 1) = wd lr T (`as_printed`): both factors 1/sqrt(K-1) of H = M* are missing.
     """
     K, wd, lr = _classes(K), _decay(wd), _rate(lr)
-    if not (wd > 0).all():
-        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or alpha never turns")
+    _allowed("wd", lambda wd: wd > 0, "it must be greater than 0, or alpha never turns", wd)
     root = 1.0 if as_printed else np.sqrt(K - 1.0)
     # with u = lr T the left side falls from 1 / (root K) and the right side rises from 0
     high = 1 / (root * K * wd) + np.zeros(lr.shape)
@@ -222,8 +220,7 @@ def regularised_minimum(K, wd) -> np.ndarray:
     1 / (sqrt(K - 1) (exp(K b / sqrt(K - 1)) + K - 1)) = wd b.
     """
     K, wd = _classes(K), _decay(wd)
-    if not (wd > 0).all():
-        raise ValueError(f"wd = {wd} is not allowed: it must be greater than 0, or W grows without limit")
+    _allowed("wd", lambda wd: wd > 0, "it must be greater than 0, or W grows without limit", wd)
     root = np.sqrt(K - 1.0)
     return _crossing(lambda b: 1 / (root * (np.exp(K * b / root) + K - 1)) - wd * b, 1 / (root * K * wd))
 

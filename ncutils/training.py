@@ -56,7 +56,11 @@ def train(
     the network would not fit.
     """
     device = machine.pick_device(device, run.precision)
-    path = _path_of(checkpoint)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path and path.is_dir():
+        raise ValueError(
+            f"checkpoint = {str(checkpoint)!r} is not allowed: it is a folder, and must be a file"
+        )
     with machine.set_for_training(device, threads, wide=run.width >= 32):
         started = kept = time.perf_counter()
         dataset = data.load(
@@ -179,14 +183,6 @@ class State:
         return self
 
 
-def _path_of(checkpoint: str | Path | None) -> Path | None:
-    if checkpoint is not None and Path(checkpoint).is_dir():
-        raise ValueError(
-            f"checkpoint = {str(checkpoint)!r} is not allowed: it is a folder, and must be a file"
-        )
-    return None if checkpoint is None else Path(checkpoint)
-
-
 def _check_batches(run: Run, dataset: data.Dataset) -> None:
     n = len(dataset.train_labels)
     if run.arch == "ufm" and isinstance(dataset.train_images, data.Streamed):
@@ -203,7 +199,7 @@ def _check_batches(run: Run, dataset: data.Dataset) -> None:
 def _check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
     """Refuses a network that cannot fit, before memory runs out."""
     least = least_memory(run, dataset.train_images.shape, dataset.n_classes)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else machine.free_memory()
+    free = machine.free_memory(device=device)
     if least > free:
         raise MemoryError(
             f"width = {run.width} is not allowed here: {run.arch} at batch_size {run.batch_size} on {len(dataset.train_labels):,} "

@@ -6,6 +6,7 @@ line, YAML, papermill, folders of data.
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -290,6 +291,17 @@ print(training.least_memory(run, shape, 10) / (peak - before))
 
 NAMED = "naïve-Ωmega"  # no character set but Unicode's has both letters
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}  # ASCII
+
+
+def test_no_code_reads_text_in_the_locales_encoding():
+    """What the linter, which does not follow a path through a function, does not see."""
+    root = Path(__file__).resolve().parents[1]
+    files = [
+        f for of in ("ncutils", "chapters", "tools", "benchmarks") for f in (root / of).rglob("*.[pi]*[yb]")
+    ]
+    assert len(files) > 60
+    for file in files:
+        assert not re.search(r"\.read_text\(\)", file.read_text("utf-8", "ignore")), file
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -443,6 +443,15 @@ def test_three_lines_for_a_resnet_and_a_picture():
     assert len(measure(model, loader).plot().axes) == 4
 
 
+def test_a_picture_of_layers_in_which_two_of_the_means_are_one():
+    """CDNV, a mean over pairs of classes, is infinite there."""
+    x = torch.tensor([[1.0, 1], [-1, -1], [1, -1], [-1, 1], [5, 5], [5, 6]])
+    model = nn.Sequential(nn.Identity(), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    got = measure(model, [(x, torch.tensor([0, 0, 1, 1, 2, 2]))], layers=["0"])
+    assert np.isinf(got.frame.loc["0", "nc1_cdnv"])
+    assert np.isfinite([axis.get_ylim() for axis in got.plot().axes]).all()
+
+
 def test_a_row_for_each_class():
     data, model = digits(), network()
     got = measure(model, batches(data))

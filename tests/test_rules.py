@@ -79,6 +79,31 @@ def test_a_rule_is_tried_on_its_gradients_with_what_was_asked():
     assert not torch.equal(muon[backbone:], everywhere[backbone:])  # the head alone
 
 
+def test_a_rule_that_a_notebook_has_mended_is_tried_anew(monkeypatch):
+    def broken(params, lr, momentum, wd, beta2, eps, gamma=1.0):
+        raise RuntimeError("not yet")
+
+    def mended(params, lr, momentum, wd, beta2, eps, gamma=1.0):
+        return torch.optim.SGD(params, gamma * lr)
+
+    monkeypatch.setitem(RULES, "mine", broken)
+    with pytest.raises(ValueError, match="it cannot be stepped here .not yet."):
+        Run(rule="mine", options={"gamma": 2.0})
+    monkeypatch.setitem(RULES, "mine", mended)
+    assert Run(rule="mine", options={"gamma": 2.0}).rule == "mine"
+
+
+def test_a_rate_of_zero_stands_still_under_every_kind_of_rule(model):
+    before = [p.detach().clone() for p in model.parameters()]
+    for rule in ("sgd", "adam", "lion", "muon"):
+        optimizer = make_optimizer(model.parameters(), rule, lr=0.0)
+        set_lr(optimizer, 0.0)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before)), rule
+
+
 @pytest.mark.counts("bad inputs refused")
 def test_a_new_rule_by_the_name_of_a_librarys_is_refused(monkeypatch):
     """Both have the same hash: the store would give one's results for the other's."""

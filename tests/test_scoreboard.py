@@ -448,6 +448,22 @@ def test_the_page_holds_every_statement_verdict_first_with_its_figure(board):
     assert all((kind, n) == (word.lower(), m) for _, kind, n, word, m in links)
 
 
+def test_a_commit_that_looks_like_a_number_stays_as_it_is(tmp_path):
+    file = shutil.copy(ROOT / "results" / "04_explore.parquet", tmp_path / "known.parquet")
+    for name, commit in (
+        ("one.parquet", "0123456"),
+        ("two.parquet", "12e4567"),
+        ("three.parquet", "1234567"),
+    ):
+        manifest.describe(Path(shutil.copy(file, tmp_path / name)), "sweep", commit)
+    listed = pd.read_csv(tmp_path / "manifest.csv", index_col="file", dtype=str)["commit"]
+    assert listed.to_dict() == {
+        "one.parquet": "0123456",
+        "two.parquet": "12e4567",
+        "three.parquet": "1234567",
+    }
+
+
 def test_the_manifest_counts_what_the_files_hold():
     listed = pd.read_csv(ROOT / "results" / "manifest.csv", index_col="file")
     files = sorted((ROOT / "results").glob("*.parquet"))

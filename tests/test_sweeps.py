@@ -153,6 +153,13 @@ def test_the_laptop_grid_has_all_settings():
     assert len(main_runs) == 198 and set(Counter(main_runs.values()).values()) == {33}
 
 
+def test_the_estimate_takes_no_more_workers_than_there_are_runs(monkeypatch):
+    monkeypatch.setattr(sweeps, "_seconds_a_step", lambda *_: 1.0)
+    run = Run(n_train=1280, epochs=10)  # 100 steps, and a tenth for measuring
+    said = sweeps.plan([("SGD", run)], [run], "cpu", 16)
+    assert "1 to train: 110 s of one worker, 110 s with 1," in said
+
+
 def test_dry_run_counts_and_trains_nothing(capsys):
     assert main(["sweep", str(ROOT / "params/quick/grid.yaml"), "--dry-run", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out

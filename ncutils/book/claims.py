@@ -443,14 +443,10 @@ def _more_epochs(stored) -> Seen:
 def of_more_epochs(longer: pd.DataFrame, shorter: pd.DataFrame, epochs: int) -> pd.DataFrame:
     """The valid longer runs of which the same run, but for these `epochs`, is there and valid, too; in place of each metric its
     factor, after the longer training over after the shorter one (both tables as `analysis.table`)."""
-    longer = _where(longer, valid=True)
+    longer, shorter = _where(longer, valid=True), _where(shorter, valid=True).drop_duplicates("run")
     before = [h.run.model_copy(update={"epochs": epochs}).hash for h in longer["history"]]
-    both = longer.assign(before=pd.Series(before, longer.index, dtype="str")).merge(
-        _where(shorter, valid=True).drop_duplicates("run"),
-        left_on="before",
-        right_on="run",
-        suffixes=("", "_before"),
-    )
+    longer = longer.assign(before=pd.Series(before, longer.index, dtype="str"))
+    both = longer.merge(shorter, left_on="before", right_on="run", suffixes=("", "_before"))
     columns = [c for c in (*METRICS, "nc3c") if f"{c}_before" in both]
     factors = {c: both[c] / both[f"{c}_before"] for c in columns}
     return both.assign(**factors, **{f"{c}_before": 1.0 for c in columns})
@@ -461,12 +457,8 @@ def _fits_by_a_third(runs: pd.DataFrame) -> Statement:
     (666 + 66.7 + 6.68) epochs' worth of the first learning rate: 8.7."""
     of = runs[(runs["label"] == "AdamW") & (runs["budget"] <= 8.7)]
     early = [h.frame[h.frame["epoch"] <= 0.35 * h.run.epochs]["train_acc"].max() == 1 for h in of["history"]]
-    return _true(
-        "AdamW at small decay reaches 100 % training accuracy in 35 % of the epochs",
-        of["like"],
-        of["run"],
-        early,
-    )
+    says = "AdamW at small decay reaches 100 % training accuracy in 35 % of the epochs"
+    return _true(says, of["like"], of["run"], early)
 
 
 def _more_epochs_of_sgd(stored) -> Seen:

@@ -229,21 +229,17 @@ def _stored(history: History, every: int) -> dict:
     ]
     fields = ", ".join(f"{name}={value!r}" for name, value in run.model_dump(exclude_defaults=True).items())
     columns = ("nc0", "nc1", "nc2", "nc3", "nc3c", "gauge_share", "train_acc", "test_acc")
-    return {
-        "hash": run.hash,
+    row = {name: getattr(run, name) for name in ("hash", "optimizer", "lr", "momentum", "wd", "seed")}
+    row |= {c: [float(f"{v:.4g}") if np.isfinite(v) else None for v in frame[c]] for c in columns}
+    return row | {
         "setting": f"{run.arch} on {run.dataset}",
-        "optimizer": run.optimizer,
-        "lr": run.lr,
-        "momentum": run.momentum,
-        "wd": run.wd,
-        "seed": run.seed,
         "valid": bool(history.valid),
         "classes": k,
         "epochs": [float(epoch) for epoch in frame["epoch"]],
         "means": layers[0],
         "centred": layers[1],
         "command": f'python -c "from ncutils import Run, train; print(train(Run({fields})).final)"',
-    } | {c: [float(f"{v:.4g}") if np.isfinite(v) else None for v in frame[c]] for c in columns}
+    }
 
 
 class Census(Explorer):

@@ -136,16 +136,13 @@ def _default(name: str, expression: ast.expr, value):
 def _in_form_of(default, value):
     """A parameter's value as its default is: number, text, list or mapping. A number may come as text (YAML reads 1e-3 so),
     and one number for a list of them. Where the default is None, text and whole numbers are taken."""
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise ValueError("it must be True or False")
-        return value
+    for kind, words in ((bool, "True or False"), (str, "text")):
+        if isinstance(default, kind):
+            if not isinstance(value, kind):
+                raise ValueError(f"it must be {words}")
+            return value
     if isinstance(default, int | float):
         return _number(value, whole=isinstance(default, int))
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise ValueError("it must be text")
-        return value
     if isinstance(default, list) and default:
         return _list(default, value)
     if isinstance(default, dict):
@@ -285,7 +282,7 @@ def elsewhere(
     file = f"params/{other}/{chapter}.yaml"
     declared = _declared(get_ipython().user_ns["In"])
     values = {name: ast.literal_eval(expression) for name, expression in declared.items()}
-    there = Parameters(**values | yaml.safe_load(project_folder(file).read_text()))
+    there = Parameters(**values | yaml.safe_load(project_folder(file).read_text("utf-8")))
     found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in runs(there).items()}
     stored = {label: histories for label, histories in found.items() if histories}
     if not stored:
