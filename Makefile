@@ -5,6 +5,10 @@ PYTHON ?= python3
 PIN ?=
 REPOSITORY ?=
 
+ifeq ($(wildcard params/$(PROFILE)/01_*.yaml),)
+$(error PROFILE = $(PROFILE) is not allowed: use laptop, quick or paper)
+endif
+
 BIN := .venv/bin
 ENV := .venv/installed
 SITE := _build/$(PROFILE)

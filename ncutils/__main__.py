@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ncutils import sweeps
 from ncutils.files import project_folder
-from ncutils.store import Store, read_grid, table, where, write
+from ncutils.store import Store, read, read_grid, table, where, write
 
 SHOWN = "run optimizer arch width dataset n_train lr momentum coupled_wd decoupled_wd epochs seed "
 SHOWN += "train_acc test_acc nc0 nc1 nc2 nc3 valid wall_s"
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     for command in (runs, pack):
         only = "only runs with, say, dataset=digits epochs=200"
-        command.add_argument("--where", nargs="*", default=[], metavar="FIELD=VALUE", help=only)
+        command.add_argument(
+            "--where", nargs="*", action="extend", default=[], metavar="FIELD=VALUE", help=only
+        )
     board = commands.add_parser(
         "scoreboard", help="write it, the verdict and their digests into their pages, from results/"
     )
@@ -95,7 +97,8 @@ def _sweep(options) -> int | None:
 def _runs(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
-        print(f"no run is stored in {Store().folder}", file=sys.stderr)
+        which = f" with {' '.join(options.where)}" if options.where else ""
+        print(f"no run{which} is stored in {Store().folder}", file=sys.stderr)
     elif options.csv:
         table(histories).to_csv(sys.stdout, index=False)
     else:
@@ -112,6 +115,15 @@ def _pack(options) -> None:
         from ncutils.book.manifest import describe, present_commit
 
         commit = options.commit or present_commit()  # before anything is written
+    if options.file.is_file():
+        try:
+            lost = read(options.file).keys() - {h.run.hash for h in histories}
+        except ValueError:
+            raise ValueError(f"{options.file} is there and no file of runs: name another one") from None
+        if lost:
+            raise ValueError(
+                f"{options.file} holds {len(lost)} other runs: remove it first, or name another one"
+            )
     write(histories, options.file)
     if options.made_by:
         describe(options.file, options.made_by, commit)

@@ -196,12 +196,17 @@ def load(
     if scale != "measured" and not (scale == "published" and name in PUBLISHED):
         known = ", ".join(PUBLISHED)
         raise ValueError(f"scale = {scale!r} is not allowed: use 'measured', or 'published' for {known}")
-    return _load(data_folder(), name, n_train, n_test, device, image_size, fit, scale)
+    return _load(
+        data_folder(), SOURCES.get(name, (None,))[0], name, n_train, n_test, device, image_size, fit, scale
+    )
 
 
 @functools.lru_cache(maxsize=2)
-def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit: str, scale: str) -> Dataset:
-    """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another."""
+def _load(
+    folder: Path, source, name: str, n_train, n_test, device: str, image_size, fit: str, scale: str
+) -> Dataset:
+    """`folder` is there to tell apart data sets of one name in the folders that NCUTILS_DATA named one after another,
+    `source` those that a notebook defined one after another."""
     both = splits(name, fit)
     n_classes = int(both[0].labels.max()) + 1
     chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
@@ -220,6 +225,12 @@ def _load(folder: Path, name: str, n_train, n_test, device: str, image_size, fit
             part.mean, part.std = (value.to(device) for value in moments)
         return Dataset(x, y, x_test, y_test, n_classes, _black(x.mean, x.std))
     x, x_test = (torch.from_numpy(np.ascontiguousarray(split.images(i))) for split, i in zip(both, chosen))
+    if x.shape[2:] != x_test.shape[2:]:
+        (h, w), (high, wide) = x.shape[2:], x_test.shape[2:]
+        raise ValueError(
+            f"dataset: the test images of {name} have {wide} x {high} pixels, its training images {w} x {h}; "
+            "all images must have one size, or image_size must be set"
+        )
     mean, std = published or _moments(x.float())
 
     def on_device(images):
@@ -260,12 +271,12 @@ def _classes(folder: Path) -> list[Path]:
 
 def training_shape(name: str) -> tuple[int, ...]:
     """[N, C, H, W] of the named data set's training images; a folder's images are taken to be of the first one's size."""
-    known = SOURCES[name][1] if name in SOURCES else None
-    return known or _shape_of(data_folder(), name)
+    source, known = SOURCES.get(name, (None, None))
+    return known or _shape_of(data_folder(), source, name)
 
 
 @functools.lru_cache(maxsize=8)
-def _shape_of(folder: Path, name: str) -> tuple[int, ...]:
+def _shape_of(folder: Path, source, name: str) -> tuple[int, ...]:
     train, _ = splits(name)
     return len(train.labels), *train.images(np.arange(1)).shape[1:]
 

@@ -42,6 +42,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def set_aside(path: Path, reason) -> None:
     """Renames a file that cannot be used, so that it is made anew and can still be looked at, and warns."""
-    aside = path.with_name(f"{path.name}.unreadable")
+    aside, n = path.with_name(f"{path.name}.unreadable"), 1
+    while aside.exists():  # what was set aside before may be looked at, too
+        aside, n = path.with_name(f"{path.name}.unreadable{n}"), n + 1
     os.replace(path, aside)
     warnings.warn(f"{path} is set aside as {aside.name}: {reason}", stacklevel=3)

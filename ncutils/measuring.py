@@ -262,7 +262,7 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
     """Mean and variance over pairs of classes of a kernel of the distance d of their directions m_k / ||m_k||.
 
     `means` are class means [K, p], which are centred here; `kernel` is "dist", d; "log", log(1 / d); or "riesz",
-    sign(p - 2) d^(2 - p) (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are constant where the
+    sign(p - 2) d^(2 - p), 1 at p = 2 (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are constant where the
     means are equiangular.
     """
     of_distances = _kernel(kernel, means.shape[1])
@@ -313,6 +313,8 @@ def _at_rest(model, device):
     tensors = [*inner.parameters(), *inner.buffers()]
     before = tensors[0].device if tensors else torch.device("cpu")
     where = before if device is None else pick_device(str(device))
+    if before.type == "meta":
+        raise ValueError("model is on device meta, which holds no numbers: give it weights first")
     if where != before and any(t.device != before for t in tensors):
         raise ValueError(f"device = {device!r} cannot be given for a model on several devices")
     modes = [(module, module.training) for module in inner.modules()]
@@ -326,6 +328,10 @@ def _at_rest(model, device):
         finally:
             if where != before:
                 inner.to(before)
+            # parents first; `train` may do more than to set the flag: it takes a merged adapter out again
+            for module, training in modes:
+                if module.training != training:
+                    module.train(training)
             for module, training in modes:
                 module.training = training
 
@@ -359,7 +365,7 @@ class _Network:
         self.model, self.device, self.classes = model, device, classes
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.names = {module: name for name, module in model.named_modules()}
-        self.half, self.ran, self.seen, self.widths = False, None, {}, {}
+        self.half, self.ran, self.seen, self.widths, self.linear = False, None, {}, {}, {}
         linear = [module for module in self.names if isinstance(module, nn.Linear)]
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
@@ -379,8 +385,15 @@ class _Network:
         )
 
     def __enter__(self):
-        self.hooks = [m.register_forward_hook(self._see_head, with_kwargs=True) for m in self.candidates]
-        self.hooks += [m.register_forward_hook(self._see) for m in self.layers.values()]
+        self.hooks = []
+        try:
+            for m in self.candidates:
+                self.hooks.append(m.register_forward_hook(self._see_head, with_kwargs=True))
+            for m in self.layers.values():
+                self.hooks.append(m.register_forward_hook(self._see))
+        except RuntimeError as error:  # a scripted module takes none
+            self.__exit__()
+            raise ValueError(f"a head or layer cannot be watched: {error}") from None
         return self
 
     def __exit__(self, *_):
@@ -395,6 +408,8 @@ class _Network:
             return
         given = _first_tensor([*inputs, *kwargs.values()]).detach().clone()
         self.ran = module, given, _first_tensor(output).detach()
+        if module not in self.linear:  # once
+            self.linear[module] = _is_linear(module, *self.ran[1:])
         self.half = self.half or torch.is_autocast_enabled(self.device.type)
 
     def parts(self, loader, what: str, labelled: bool = True):
@@ -427,6 +442,11 @@ class _Network:
         if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
             raise ValueError(
                 f"head = {self.names[module]!r} must be a linear layer, with a weight [K, p] for features [n, p]"
+            )
+        if not self.linear[module]:
+            raise ValueError(
+                f"head = {self.names[module]!r} gives other logits than its weight and bias do (an adapter? normalised features?): "
+                "merge them into one linear layer first"
             )
         if len(weight) < 2:
             raise ValueError(
@@ -716,7 +736,7 @@ def _split(batch, what: str, labelled: bool):
     if isinstance(batch, Mapping):
         key = next((key for key in ("labels", "label") if key in batch), None)
         if key or not labelled:
-            return {name: value for name, value in batch.items() if name != key}, batch.get(key)
+            return {name: value for name, value in batch.items() if name != key}, batch[key] if key else None
     elif isinstance(batch, (list, tuple)):
         if len(batch) == 2:
             return batch[0], batch[1]
@@ -741,6 +761,19 @@ def _moved(inputs, device):
     if isinstance(inputs, (list, tuple)):
         return [_moved(value, device) for value in inputs]
     return inputs
+
+
+def _is_linear(module, h, logits) -> bool:
+    """Whether a layer's output is W h + b of its own `weight` and `bias`, but for the rounding of half precision."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
+        return False
+    with torch.autocast(h.device.type, enabled=False):
+        h, weight = h.float(), weight.float()
+        bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
+        off = (logits.float() - nn.functional.linear(h, weight, bias)).norm()
+        size = nn.functional.linear(h.abs(), weight.abs(), bias.abs()).norm()
+    return not off > 0.02 * size  # NaN and infinity are told elsewhere
 
 
 def _first_tensor(output):

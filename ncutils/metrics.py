@@ -48,7 +48,8 @@ def full_precision(device: torch.device):
 def _in_full_precision(function):
     @functools.wraps(function)
     def call(features, *args, **kwargs):
-        with full_precision(features.device if isinstance(features, torch.Tensor) else torch.device("cpu")):
+        here = isinstance(features, torch.Tensor) and features.device.type != "meta"
+        with full_precision(features.device if here else torch.device("cpu")):
             return function(features, *args, **kwargs)
 
     return call
@@ -250,6 +251,11 @@ def _check(name: str, value, ndim: int) -> None:
     shape = {1: "[K]", 2: "[N, p]" if name == "features" else "[K, p]"}[ndim]
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.device.type == "meta" and name in (
+        "features",
+        "matrix",
+    ):  # the others must be where the features are
+        raise ValueError(f"{name} must hold numbers, got a tensor on device meta")
     if value.layout != torch.strided or value.is_quantized:
         raise ValueError(f"{name} must be a dense tensor, got layout {value.layout}")
     if value.ndim != ndim or not value.is_floating_point() or 0 in value.shape[1:]:
@@ -401,6 +407,7 @@ class Collapse:
         # deviations are taken from rounded means
         rounded = torch.cat([(mu[i] - self.mu[i]).to(self.dtype) for i in rows])
         del mu
+        self.points = u * s  # M^T in the basis V
         if self.many:
             near, clear, self.top, squares = radii
             self.near, self.clear = (ldexp(r, inner) - rounded.norm(dim=1) for r in (near, clear))
@@ -411,21 +418,30 @@ class Collapse:
             del rounded, to_a
             self.of_means = u - self.rounding
             self.to_means, self.norms = u.mul_(-2 * s.to(self.dtype) ** 2).T, squares.to(self.dtype)
-            ldexp(w_c, -inner - f, out=w_c)
-            self.weight, self.global_mean = w_c.to(self.dtype), ldexp(global_mean, inner).to(self.dtype)
-            self.at_global_mean = (b + w_c @ self.global_mean.double()).to(self.dtype)
+            self.exact = ldexp(w_c, -inner - f, out=w_c), ldexp(global_mean, inner)
+            self.weight, self.global_mean = (x.to(self.dtype) for x in self.exact)
+            self.at_global_mean = b + w_c @ self.exact[1]
+            # per unit of ||d|| and beside it: what rounding may add to a compared value
+            noise, largest = 16 * torch.finfo(self.dtype).eps, float(squares.max().sqrt())
+            self.of_nearest = noise * largest * 2.0**-inner, 2 * noise * largest**2
+            self.of_weight = (
+                noise * float(w_c.norm(dim=1).max()),
+                noise * float(self.at_global_mean.abs().max()),
+            )
             self.tried = self.settled = 0
         else:
             # a multiple of 4 columns multiplies faster
             empty = w.new_zeros(-(len(s) + len(w)) % 4, w.shape[1])
             projection = torch.cat([to_a, ldexp(w, -inner - f), empty]).T
             logits = ldexp(means, -self.exponent) @ ldexp(w, -f).T + b
-            of_means = torch.cat([u, logits - logits.diagonal()[:, None], w.new_zeros(len(w), len(empty))], 1)
+            of_means = torch.cat(
+                [torch.zeros_like(u), logits - logits.diagonal()[:, None], w.new_zeros(len(w), len(empty))], 1
+            )
             rounding = rounded.double() @ projection
             self.rounding, self.projection = rounding[:, : len(s)].to(self.dtype), projection.to(self.dtype)
             self.of_means = (of_means - rounding).to(self.dtype)
             self.to_means = (-2 * u * s**2).T.to(self.dtype)
-            self.norms = (u * s).square().sum(1).to(self.dtype)
+            self.apart = self._apart(torch.arange(len(w), device=w.device))
 
     def add(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Features [n, p] with labels [n] in 0..K-1.
@@ -467,11 +483,20 @@ class Collapse:
                 by_weight = (
                     found[:, rank : rank + len(self.counts)].max(1).indices
                 )  # a third faster than argmax
-                self._count(y, by_weight, self._nearest(found[:, :rank]))
+                self._count(y, by_weight, self._nearest(found[:, :rank], self.apart.index_select(0, y)))
 
-    def _nearest(self, found):
-        """The class of the nearest mean [n], from a + U_y [n, r]."""
-        return (found @ self.to_means).add_(self.norms).min(1).indices
+    def _apart(self, classes):
+        """||mu_k - mu_y||^2 of these classes y [n] and all k, [n, K]."""
+        squares = self.points.square().sum(1)
+        between = squares[classes, None] + squares - 2 * self.points[classes] @ self.points.T
+        return between.clamp_min_(0).to(self.dtype)
+
+    def _nearest(self, a, apart):
+        """The class of the nearest mean [n], from a [n, r] and ||mu_k - mu_y||^2 [n, K].
+
+        ||h - mu_k||^2 - ||h - mu_y||^2 is that less 2 (m_k - m_y) . (h - mu_y): two means may be as close as they like.
+        """
+        return torch.addmm(apart, a, self.to_means).min(1).indices
 
     def _count(self, y, by_weight, nearest):
         self.agree += torch.bincount(y[by_weight == nearest], minlength=len(self.counts))
@@ -482,7 +507,7 @@ class Collapse:
 
         The nearest mean is mu_y wherever ||d|| is under half the distance of mu_y to the next one, and the class by W is
         y wherever mu_y is on y's side of W's boundaries by more than ||d||. Elsewhere the class that W gives mu_y itself
-        often beats that of the nearest mean, which settles that the two differ.
+        often beats that of the nearest mean, which settles that the two differ. What rounding leaves open is computed in float64.
         """
         distance = torch.linalg.vector_norm(d, dim=1)
         near, clear = distance < self.near[y], distance < self.clear[y]
@@ -491,20 +516,30 @@ class Collapse:
         if not near.all():
             nearest = y.clone()
             for i in (~near).nonzero().flatten().split(pieces):
-                nearest[i] = self._nearest(a[i] + self.of_means[y[i]])
+                found = ((a[i] + self.of_means[y[i]]) @ self.to_means).add_(self.norms).neg_()
+                nearest[i], open_ = _largest(found, _linear(self.of_nearest, distance[i]))
+                j = i[open_]
+                nearest[j] = self._nearest(a[j] - self.rounding[y[j]], self._apart(y[j]))
         by_weight = torch.where(clear, y, -1)
         i = (~clear).nonzero().flatten()
         if len(i) and 2 * self.settled >= self.tried:
             i = i[self.top[y[i]] != nearest[i]]
             margin = self.weight[self.top[y[i]]].sub_(self.weight[nearest[i]])
-            margin = margin.mul_(h[i] - self.global_mean).sum(1)
-            margin += self.at_global_mean[self.top[y[i]]] - self.at_global_mean[nearest[i]]
-            by_weight[i[margin > 0]] = -2
+            centred = h[i] - self.global_mean
+            margin = margin.mul_(centred).sum(1)
+            margin += (self.at_global_mean[self.top[y[i]]] - self.at_global_mean[nearest[i]]).to(self.dtype)
+            settled = margin > 2 * _linear(self.of_weight, centred.norm(dim=1))
+            by_weight[i[settled]] = -2
             self.tried += len(i)
-            self.settled += int((margin > 0).sum())
+            self.settled += int(settled.sum())
         for i in (by_weight == -1).nonzero().flatten().split(pieces):
             centred = h[i] - self.global_mean
-            by_weight[i] = (centred @ self.weight.T).add_(self.at_global_mean).max(1).indices
+            found = (centred @ self.weight.T).add_(self.at_global_mean.to(self.dtype))
+            by_weight[i], open_ = _largest(found, _linear(self.of_weight, centred.norm(dim=1)))
+            j = i[open_]
+            weight, global_mean = self.exact
+            logits = (h[j].double() - global_mean) @ weight.T + self.at_global_mean
+            by_weight[j] = logits.max(1).indices
         self._count(y, by_weight, nearest)
 
     def metrics(self, normalisation: str = "reported") -> dict[str, float]:
@@ -528,6 +563,16 @@ class Collapse:
         for n, rounding in zip(self.counts.split(256), self.rounding.split(256)):
             too_much += n.double() @ rounding.double().square()
         return (self.spread - too_much).clamp_min(0)
+
+
+def _linear(of, sizes):
+    return of[0] * sizes + of[1]
+
+
+def _largest(values, noise):
+    """The place of each row's largest value, and the rows in which another is within the `noise` of a row [n] of it."""
+    largest, places = values.max(1)
+    return places, ((values >= (largest - 2 * noise)[:, None]).sum(1) > 1).nonzero().flatten()
 
 
 def _noise(dtype) -> float:
@@ -635,6 +680,7 @@ def _geometry(centred, gram, w_c, w_mean, svd, at_global_mean, f: int, radii: bo
         etf["nc2w"].add(other, start, scratch)
         for name, block in (("nc2", of_means), ("nc2wc", of_weights), ("nc2w", other)):
             block.div_(norms[name][rows, None]).div_(norms[name]).add_(1 / (k - 1)).diagonal(start).zero_()
+            block[norms[name][rows] == 0] = math.nan
             angles[name] = angles[name] + block.abs_().sum()
         inside = w_c_rows @ vt.T
         apart += _squares(torch.sub(w_c_rows, m_rows, alpha=to_size))

@@ -205,6 +205,8 @@ class Dropout(nn.Module):
             return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
         bits.random_(-(2**63), None, generator=self.generator)
+        if self.below >= 2**16:
+            return x * 0
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.below - 2**15
         return x * (kept.to(x.dtype) / (1 - self.below / 2**16))
 

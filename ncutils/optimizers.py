@@ -57,8 +57,14 @@ class Signum(torch.optim.Optimizer):
 
 
 def _fused(params) -> bool:
-    """Torch's fused kernels: one call for all parameters instead of one each."""
-    return all(p.device.type in ("cpu", "cuda") for group in params for p in group["params"])
+    """Torch's fused kernels: one call for all parameters instead of one each, real and without gaps in memory."""
+    return all(
+        p.device.type in ("cpu", "cuda")
+        and p.is_floating_point()
+        and torch.empty_like(p, device="meta").stride() == p.stride()
+        for group in params
+        for p in group["params"]
+    )
 
 
 def _on_gpu(params) -> bool:
@@ -140,7 +146,9 @@ def check_rule(rule: str, options: tuple, momentum: float) -> None:
     and so does what draws random numbers, which a Run could not repeat, or keeps a second copy of the weights.
     """
     _check_settings(rule, dict(options), momentum)
-    if (options or rule not in RULES) and (fault := _fault(rule, options, momentum, RULES.get(rule))):
+    if (options or rule not in RULES) and (
+        fault := _fault(rule, options, momentum, RULES.get(rule), repr(options))
+    ):
         raise ValueError(fault)
 
 
@@ -166,8 +174,9 @@ def _check_settings(rule: str, options: dict, momentum: float) -> None:
 
 
 @functools.cache
-def _fault(rule: str, options: tuple, momentum: float, of_rules: Callable | None) -> str | None:
-    """Why the rule cannot be stepped, remembered; `of_rules` is what RULES has by its name, which a notebook may change."""
+def _fault(rule: str, options: tuple, momentum: float, of_rules: Callable | None, told: str) -> str | None:
+    """Why the rule cannot be stepped, remembered; `of_rules` is what RULES has by its name, which a notebook may change, `told`
+    the options as text, in which 1 is not True."""
     if hasattr(of_rules or find_rule(rule), "eval"):
         return f"rule = {rule!r} is not allowed: it keeps a second copy of the weights"
     try:
@@ -236,7 +245,7 @@ def make_optimizer(
     """A torch optimizer with the rule's update and the two weight decays.
 
     `rule` is a key of RULES, or the name of an optimizer of torch or pytorch-optimizer (`find_rule`). Such a one decays by
-    this project's means, its own decay off; `momentum` is its momentum or first beta, and all else its own (`beta2` and
+    this project's means, its own decay off (but for asgd's `lambd`, 1e-4); `momentum` is its momentum or first beta, and all else its own (`beta2` and
     `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
     (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
     differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
@@ -249,6 +258,13 @@ def make_optimizer(
     if decay_on not in ("all", "matrices"):
         raise ValueError(f"decay_on = {decay_on!r} is not allowed: use 'all' or 'matrices'")
     params, head, options = list(params), list(head), dict(options)
+    for name, given in (("params", params), ("head", head)):
+        if wrong := [p for p in given if not isinstance(p, torch.Tensor)]:
+            raise ValueError(
+                f"{name} must be tensors, as `parameters()` gives them, got {type(wrong[0]).__name__}"
+            )
+    if not {id(p) for p in head} <= {id(p) for p in params}:
+        raise ValueError("head must be among params")
     if centre_head not in ("never", "step", "gradient"):
         raise ValueError(f"centre_head = {centre_head!r} is not allowed: use 'never', 'step' or 'gradient'")
     if centre_head != "never" and not head:
@@ -261,6 +277,10 @@ def make_optimizer(
     _check_settings(rule, options, momentum)
     build = RULES.get(rule) or find_rule(rule)
     two_rules = rule not in RULES and _two_rules(build)
+    if two_rules and not lr > 0:
+        raise ValueError(
+            f"lr = {lr} is not allowed: rule {rule!r} gives AdamW its share of it, so it must be greater than 0"
+        )
     in_head = {id(p) for p in head}
     # parameters by what is done with them, in the model's order; one group where all are alike
     parts: dict[tuple, list] = {}
@@ -290,15 +310,15 @@ def make_optimizer(
             group |= {"coupled_wd": group["weight_decay"], "weight_decay": 0.0}
             if two_rules and not group["use_muon"]:
                 group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
-                group["lr_share"] = group["lr"] / lr if lr else 0
+                group["lr_share"] = group["lr"] / lr
         optimizer = build(groups, lr=lr, **options)
     for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
         optimizer.defaults.setdefault(name, decays[name])
-    before: list[Callable] = [_decay_decoupled]
+    before: list[Callable] = [_lay_out, _decay_decoupled]
     after: list[Callable] = []
     if centre_head == "gradient":
         before.append(lambda _: _centre(head[0].grad))
-    if rule not in RULES and any(group["coupled_wd"] for group in groups):
+    if rule not in RULES:
         before.append(_decay_coupled)
     if centre_head == "step":
         after.append(lambda _: _centre(head[0]))
@@ -317,12 +337,44 @@ def _step(step, before, after):
                 loss = closure()
         for call in before:
             call(optimizer)
-        step(*(() if closure is None else (lambda: loss,)))
+        step(*(() if closure is None else (_once(loss),)))
         for call in after:
             call(optimizer)
         return loss
 
     return whole
+
+
+def _once(loss):
+    """A closure for a rule that asks for the loss; one that asks again wants gradients elsewhere, which are not to be had."""
+    given = [loss]
+
+    def closure():
+        if not given:
+            raise ValueError(
+                "closure is called more than once a step by this rule, which is not allowed here"
+            )
+        return given.pop()
+
+    return closure
+
+
+@torch.no_grad()
+def _lay_out(optimizer) -> None:
+    """Torch's fused kernels on a CPU read gradients and state as if they lay in memory as the parameter does."""
+    for group in optimizer.param_groups:
+        for p in _with_gradient(group) if group.get("fused") else ():
+            if p.device.type != "cpu" or p.grad.layout != torch.strided:
+                continue
+            if p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+            for name, value in optimizer.state.get(p, {}).items():
+                if (
+                    isinstance(value, torch.Tensor)
+                    and value.shape == p.shape
+                    and value.stride() != p.stride()
+                ):
+                    optimizer.state[p][name] = torch.empty_like(p).copy_(value)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -333,6 +385,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def _decay_decoupled(optimizer) -> None:
+    skipped = getattr(optimizer, "found_inf", None)  # of a GradScaler: fused kernels then take no step
+    if skipped is not None and skipped.item():
+        return
     for group in optimizer.param_groups:
         if group["decoupled_wd"] and (params := _with_gradient(group)):
             torch._foreach_mul_(params, 1 - group["lr"] * group["decoupled_wd"])

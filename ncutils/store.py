@@ -39,6 +39,17 @@ _KEY, _CHECKSUM = b"ncutils", b"crc32"
 MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 
 
+class _Grid(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice: the first value would go without a word."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        said = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := [key for i, key in enumerate(said) if key in said[:i]]:
+            raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        return node
+
+
 class Store:
     """The runs of one folder, and the shipped ones."""
 
@@ -233,7 +244,9 @@ def table(histories: list[History]) -> pd.DataFrame:
     ]
     if not rows:
         of_runs = ["run", "steps", "optimizer", *Run.model_fields, "wd", "budget", "images"]
-        return pd.DataFrame(columns=[*of_runs, "train_acc", *KEYS, "valid", "diverged_epoch", "wall_s"])
+        empty = pd.DataFrame(columns=[*of_runs, "train_acc", *KEYS, "valid", "diverged_epoch", "wall_s"])
+        # a mask of another type would choose columns
+        return empty.astype({"valid": bool} | dict.fromkeys(("lr", "wd", "budget", *KEYS), float))
     return pd.DataFrame(rows)
 
 
@@ -249,8 +262,10 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
     if not path.is_file():
         raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
     try:
-        grid = yaml.safe_load(path.read_bytes())  # UTF-8, or UTF-16 by its mark, whatever the locale
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        grid = _Grid(path.read_bytes()).get_single_data()  # UTF-8, or UTF-16 by its mark, whatever the locale
+    except OSError:
+        raise
+    except Exception as error:  # a date's month 13 is a ValueError, "!!bool maybe" a KeyError
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(grid, dict) or not {"entries"} <= set(grid) <= {"common", "entries"}:
         raise ValueError(
@@ -301,6 +316,8 @@ def read(path: Path) -> dict[str, History]:
             raise ValueError("its checksum is wrong")
         records = json.loads(metadata[_KEY])
         parts = [(name, r["run"], dict(r["info"]), dict(r["last"])) for name, r in records.items()]
+    except MemoryError as error:  # nothing is wrong with the file
+        raise OSError(f"{path} cannot be read now: the memory is full ({error})") from None
     except Exception as error:  # a file from a stranger can be wrong in any way
         raise _not_ours(error) from None
     found: dict[str, History] = {}
@@ -325,6 +342,8 @@ def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
         frame = pq.ParquetFile(pa.BufferReader(content)).read().to_pandas()
         parts = frame.groupby("run", sort=False)
         return {name: rows.drop(columns="run").reset_index(drop=True) for name, rows in parts}
+    except MemoryError as error:  # nothing is wrong with the file
+        raise OSError(f"{path} cannot be read now: the memory is full ({error})") from None
     except Exception as error:  # as above
         raise ValueError(f"{_not_ours(error)}: {path}") from None
 

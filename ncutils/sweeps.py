@@ -21,7 +21,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ncutils import data, training
 from ncutils.files import write_whole
-from ncutils.machine import device_name, pick_device, progress_bar, usable_cores
+from ncutils.machine import device_name, pick_device, progress_bar, set_for_training, usable_cores
 from ncutils.optimizers import RULES
 from ncutils.runs import History, Run, same_steps
 from ncutils.step import Step, make_model, run_optimizer
@@ -327,15 +327,11 @@ def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float
     """Expected seconds of each run on one worker here: an ordinary step of each kind of network, timed now on noise, its
     gradient on as many images as take a moment. Images read from disk and a GPU's graphs (`step.Step`) are not counted."""
     device, seconds = pick_device(device), {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with set_for_training(device, 1, wide=False):
         for run in runs:
             seconds[run] = (
                 run.epochs * math.ceil(n_train(run) / run.batch_size) * 1.1 * _seconds_a_step(run, device)
             )
-    finally:
-        torch.set_num_threads(threads)
     return seconds
 
 
@@ -357,7 +353,9 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
     if (*network, run.rule) not in _updates:
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
         labels = torch.arange(len(images), device=device) % 10
-        model = make_model(run, data.Dataset(images, labels, images, labels, 10), device)
+        noise = data.Dataset(images, labels, images, labels, 10)
+        training.check_memory(run, noise, device)  # as `train` does, or it would be filled
+        model = make_model(run, noise, device)
         step = Step(model, run_optimizer(model, run), run)
         if network not in _gradients:
             _gradients[network] = _seconds(lambda: step.gradient(images, labels), device)

@@ -69,8 +69,8 @@ def roots(lr, wd, momentum) -> tuple[np.ndarray, np.ndarray]:
     """Roots r1, r2 (complex, the larger modulus first) of r^2 - (1 + beta - lr wd) r + beta = 0.
 
     For a constant lr the coupled law is s_t / s_0 = A r1^t + (1 - A) r2^t with A = ((1 - lr wd) - r2) / (r1 - r2).
-    They are real, and s decays without oscillating, up to lr wd = (1 - sqrt(beta))^2 (`critical_decay`); past it both
-    have modulus sqrt(beta), whatever wd is.
+    They are real, and s decays without oscillating, up to lr wd = (1 - sqrt(beta))^2 (`critical_decay`); from there
+    to (1 + sqrt(beta))^2 both have modulus sqrt(beta), whatever wd is; past that they are real again, and one is larger.
     """
     lr, wd, momentum = _rate(lr), _decay(wd), _momentum(momentum)
     half = (1 + momentum - lr * wd) / 2
@@ -115,6 +115,7 @@ def lemma_e6(decay, momentum, t) -> np.ndarray:
     root = np.sqrt((log_beta**2 - 4 * decay).astype(complex))
     r1, r2 = (log_beta + root) / 2, (log_beta - root) / 2
     t = np.asarray(t, dtype=np.float64)
+    t = t.reshape(*t.shape, *(1,) * r1.ndim)
     with np.errstate(invalid="ignore"):
         apart = (r2 * np.exp(r1 * t) - r1 * np.exp(r2 * t)) / (r2 - r1)
     return np.where(r1 == r2, np.exp(r1 * t) * (1 - r1 * t), apart).real
@@ -153,7 +154,7 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
     K, wd, lr = _classes(K), _decay(wd), _rate(lr)
     path = np.zeros((2, _count(steps) + 1, *np.broadcast_shapes(K.shape, wd.shape, lr.shape)))
     root = np.sqrt(K - 1.0)
-    for t in range(steps):
+    for t in range(path.shape[1] - 1):
         a, b = path[:, t]
         if coupled:
             small = np.exp(-(a + b) / root)

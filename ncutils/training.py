@@ -67,7 +67,7 @@ def train(
             run.dataset, run.n_train, run.n_test, str(device), run.image_size, run.fit, run.scale
         )
         _check_batches(run, dataset)
-        _check_memory(run, dataset, device)
+        check_memory(run, dataset, device)
         state = State.restored(path, run, dataset, device) or State(run, dataset, device)
         started -= state.spent
         step, diverged = Step(state.model, state.optimizer, run), None
@@ -177,6 +177,8 @@ class State:
         except (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError):
             raise  # nothing is wrong with the file: the next call may read it
         except Exception as error:  # a file from elsewhere can be wrong in any way
+            if "can't allocate memory" in str(error):  # a CPU's memory is full, as above
+                raise
             set_aside(checkpoint, f"it is not a whole checkpoint of this run ({type(error).__name__})")
             return None
         self.rows = [row | {"gram": gram.cpu().numpy()} for row, gram in zip(rows, grams)] if grams else rows
@@ -196,7 +198,7 @@ def _check_batches(run: Run, dataset: data.Dataset) -> None:
         )
 
 
-def _check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
+def check_memory(run: Run, dataset: data.Dataset, device: torch.device) -> None:
     """Refuses a network that cannot fit, before memory runs out."""
     least = least_memory(run, dataset.train_images.shape, dataset.n_classes)
     free = machine.free_memory(device=device)

@@ -66,6 +66,16 @@ def one_sentence(text: str) -> str:
             "rule is not allowed beside a name and wd, which say it: optimizer = 'Adam'",
         ),
         ("entries: [{optimizer: Adam, wd: 0, dataset: ../../etc}]", "dataset = '../../etc' is not known"),
+        (
+            "entries: [{optimizer: SGD, wd: 0, lr: 1}]\nentries: [{optimizer: Adam, wd: 0}]",
+            "'entries' is there twice",
+        ),
+        ("entries: [{optimizer: SGD, wd: 0, lr: 0.1, lr: 0.2}]", "'lr' is there twice"),
+        (
+            "entries: [{optimizer: SGD, wd: 0, dataset: 2024-13-45}]",
+            "grid.yaml is not YAML: month must be in 1..12",
+        ),
+        ("entries: [{optimizer: SGD, wd: 0, lr: !!bool maybe}]", "grid.yaml is not YAML"),
         ("entries: !!python/object/apply:os.system ['touch exploded']", "is not YAML"),
         ("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]", "and nothing else"),
     ],

@@ -585,3 +585,33 @@ def test_a_killed_kernel_is_named(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "chapter 05_dies failed in cell 3: DeadKernelError: the kernel died"
+
+
+def test_a_parameter_file_that_is_not_yaml_is_named_and_nothing_older_shown(tmp_path):
+    parameters = v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    chapter, out = tmp_path / "in.ipynb", tmp_path / "out" / "05_fails.ipynb"
+    out.parent.mkdir()
+    nbformat.write(
+        v4.new_notebook(cells=[parameters, v4.new_code_cell("print(x)")], metadata=kernel), chapter
+    )
+    shutil.copy(chapter, out)
+    (tmp_path / "p.yaml").write_text("x:\t[5\n")
+    execute = [sys.executable, ROOT / "tools/execute.py", chapter, out, tmp_path / "p.yaml"]
+    assert subprocess.run(execute, capture_output=True, check=False).returncode
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/failures.py", out.parent], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith(
+        "chapter 05_fails failed in cell 1: PapermillError: papermill could not begin"
+    )
+    assert f"{tmp_path / 'p.yaml'}" in done.stderr
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_profile_that_is_not_there_is_told_before_anything_is_made(tmp_path):
+    done = subprocess.run(
+        ["make", "-n", "book", "PROFILE=laptp"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode and not done.stdout
+    assert "PROFILE = laptp is not allowed: use laptop, quick or paper" in done.stderr

@@ -483,3 +483,20 @@ class Bomb:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
+
+
+def test_a_full_memory_is_not_the_checkpoints_fault(tmp_path, monkeypatch):
+    """Torch's allocator has a RuntimeError of its own for it."""
+    run, path = Run(epochs=2, width=2, n_train=40, n_test=10, measure="ends"), tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+        train(run, checkpoint=path, progress=False)
+    content = path.read_bytes()
+
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MemoryError, match="^the machine's memory is full"):
+        train(run, checkpoint=path, progress=False)
+    assert path.read_bytes() == content and [*tmp_path.iterdir()] == [path]

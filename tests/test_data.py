@@ -32,7 +32,7 @@ def test_three_digits_are_the_first_three_classes():
 @pytest.mark.parametrize("name", ["digits", "digits3", "separable", "unconstrained"])
 def test_shapes_known_beforehand_are_those_of_the_images(name):
     assert (
-        data._shape_of(data.data_folder(), name)
+        data._shape_of(data.data_folder(), None, name)
         == data.SOURCES[name][1]
         == tuple(data.load(name).train_images.shape)
     )
@@ -60,7 +60,7 @@ def test_idx_files_are_read_as_they_are(real_data, name):
     dataset = data.load(name, n_train=1000, n_test=500)
     assert dataset.train_images.shape == (1000, 1, 32, 32) and dataset.n_classes == 10
     assert torch.bincount(dataset.train_labels).tolist() == [100] * 10
-    assert data._shape_of(data.data_folder(), name) == data.SOURCES[name][1] == (60_000, 1, 32, 32)
+    assert data._shape_of(data.data_folder(), None, name) == data.SOURCES[name][1] == (60_000, 1, 32, 32)
     assert len(data.splits(name)[1].labels) == 10_000
     # the first image of the file, read by hand: 16 bytes of header, then 28 x 28 pixels
     raw = next((Path(real_data) / name / "raw").glob("train-images-idx3-ubyte"))
@@ -421,3 +421,31 @@ def test_a_channel_without_variation_has_a_margin_like_its_images(tmp_path, monk
 def test_a_fit_that_is_not_known_is_refused(fit):
     with pytest.raises(ValueError, match=f"fit = '{fit}' is not allowed: use 'pad' or 'resize'"):
         data.load("digits", fit=fit)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_test_images_of_another_size_are_refused(tmp_path, monkeypatch):
+    make_folder(tmp_path / "pets")
+    for path in (tmp_path / "pets/test").rglob("*.png"):
+        Image.open(path).resize((12, 10)).save(path)
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    with pytest.raises(
+        ValueError, match="^dataset: the test images of pets have 12 x 10 pixels, its training images 8 x 8"
+    ):
+        data.load("pets")
+    assert data.load("pets", image_size=8).test_images.shape == (8, 3, 8, 8)
+
+
+def test_a_data_set_that_a_notebook_defines_anew_is_the_new_one(monkeypatch):
+    for classes in (3, 5):
+        monkeypatch.setitem(data.SOURCES, "mine", (lambda n=classes: data._digits(n), None))
+        assert data.load("mine").n_classes == classes
+        assert data.training_shape("mine")[0] == len(data.load("mine").train_labels)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_data_set_without_test_images_says_so():
+    with pytest.raises(
+        ValueError, match="^n_test = 5 is not allowed: unconstrained has 0 such images, use none$"
+    ):
+        data.load("unconstrained", n_test=5)

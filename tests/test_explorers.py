@@ -141,3 +141,11 @@ def test_stored_runs_hold_what_was_measured_and_the_command_that_remakes_them():
         for name, [h] in groups.items()
     }
     assert "null" in json.dumps(explorers.runs(undefined, "test").runs, allow_nan=False)
+
+
+def test_a_live_slider_reaches_every_choice():
+    for choices in ([0, 1, 10], [0, 2.5, 10], [0.0, 0.5, 0.9], [0.01, 1.0], [1, 3]):
+        widget = explorers.explorer(draw, live=True, lr=choices, K=[3, 10])
+        for value in choices:
+            widget.lr = value
+            assert widget.lr == value

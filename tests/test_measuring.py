@@ -847,3 +847,79 @@ def test_what_keep_may_be(keep):
         ValueError, match="keep = .* is not allowed: it must be a number of bytes, 0 or more, or none"
     ):
         measure(network(), batches((X, Y)), keep=keep)
+
+
+class Adapted(nn.Linear):
+    """A linear layer beside which an adapter adds to the logits, merged into the weight while it does not train."""
+
+    def __init__(self, *sizes, rank_one=1.0):
+        super().__init__(*sizes)
+        self.more, self.merged = rank_one * torch.ones(sizes[1], sizes[0]), False
+
+    def train(self, mode=True):
+        if mode == self.merged and isinstance(self.more, torch.Tensor):
+            self.weight.data += self.more if not mode else -self.more
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x):
+        return super().forward(x) + (0 if self.merged else x @ self.more.T)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_head_with_an_adapter_is_refused():
+    """The metrics of its weight would not be those of what it does."""
+
+    class Never(Adapted):
+        def train(self, mode=True):
+            return nn.Module.train(self, mode)
+
+    data, model = digits(), network()
+    model[-1] = Never(8, K)
+    with pytest.raises(ValueError, match="^head = '4' gives other logits than its weight and bias do"):
+        measure(model, batches(data))
+
+
+def test_a_model_whose_mode_does_more_than_set_a_flag_is_left_as_it_was():
+    data, model = digits(), network()
+    model[-1] = Adapted(8, K)
+    model.train()
+    model[1].eval()
+    before = model[-1].weight.detach().clone()
+    measure(model, batches(data))
+    assert not model[-1].merged and model.training and not model[1].training and model[-1].training
+    torch.testing.assert_close(model[-1].weight.detach(), before)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_layer_that_cannot_be_watched_leaves_no_hook():
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(SIZE, 8), nn.ReLU())), nn.Linear(8, K))
+    with pytest.raises(ValueError, match="^a head or layer cannot be watched: "):
+        measure(model, batches(digits()), layers="0")
+    assert not model[1]._forward_hooks
+
+
+def test_other_data_may_be_a_mapping_without_get():
+    """As a tokenizer's batches are: their `get` takes a place, not a name."""
+
+    class Encoding(dict):
+        def get(self, key, default=None):
+            raise TypeError("list indices must be integers")
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.of = network()
+
+        def forward(self, inputs):
+            return self.of(inputs)
+
+    x, y = digits()
+    got = measure(Named(), [{"inputs": x, "labels": y}], ood=[Encoding(inputs=x[:20])])
+    assert got["nc5"] == measure(network(), [(x, y)], ood=[x[:20]])["nc5"]
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_model_without_numbers_is_refused():
+    with pytest.raises(ValueError, match="^model is on device meta"):
+        measure(network().to("meta"), batches(digits()))

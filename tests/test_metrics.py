@@ -708,3 +708,54 @@ def test_features_are_checked_beside_means_that_are_given():
         nc_metrics(h, y.clamp(max=2), w, means=means)
     for kind in (torch.uint16, torch.uint32, torch.uint64):
         assert nc_metrics(h, y.to(kind), w, means=means) == nc_metrics(h, y, w)
+
+
+def by_differences(h, y, weight, bias):
+    """NC4 and the share whose nearest mean is their own class's, in float64 from differences alone."""
+    h, weight = h.double(), weight.double()
+    means = torch.stack([h[y == k].mean(0) for k in range(len(weight))])
+    nearest = torch.stack([(x - means).norm(dim=1).argmin() for x in h])
+    by_weight = (h @ weight.T + bias.double()).argmax(1)
+    return float((by_weight == nearest).double().mean()), float((nearest == y).double().mean())
+
+
+@pytest.mark.parametrize(("k", "p"), [(4, 2), (300, 12)])
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4])
+def test_nc4_of_means_that_are_close_beside_their_spread(k, p, gap):
+    """Pairs of classes: distances from differences, not from squares as large as the spread's, which float32 rounds."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    base = 5 * normal(k // 2, p)
+    apart = normal(k // 2, p)
+    means = torch.cat([base, base + gap * apart / apart.norm(dim=1, keepdim=True)])
+    y = torch.arange(4 * k) % k
+    h = (means[y] + 0.1 * gap * normal(len(y), p)).float()
+    # half of the weights call the twin's class right
+    weight = torch.cat([means[k // 2 :], means[: k // 2]]) if p == 2 else means
+    bias = -weight.square().sum(1) / 2
+    collapse = metrics.Collapse(class_means(h, y, k), weight, bias)
+    collapse.add(h, y)
+    found = collapse.metrics()["nc4"], float(collapse.nearest_right.sum() / len(y))
+    assert found == by_differences(h, y, weight, bias)
+    assert nc_metrics(h, y, weight, bias)["nc4"] == found[0]
+
+
+def test_angles_of_a_row_of_zeros_are_not_known():
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        weight, h = torch.randn(4, 6, generator=generator), torch.randn(40, 6, generator=generator)
+        weight[2] = 0
+        assert math.isnan(nc_metrics(h, torch.arange(40) % 4, weight)["nc2wa"])
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_tensors_without_numbers_are_refused():
+    h, y, weight = torch.empty(8, 3, device="meta"), torch.arange(8) % 2, torch.randn(2, 3)
+    for call in (lambda: nc_metrics(h, y, weight), lambda: class_means(h, y, 2)):
+        with pytest.raises(ValueError, match="^features must hold numbers, got a tensor on device meta$"):
+            call()
+    with pytest.raises(ValueError, match="^matrix must hold numbers"):
+        singular_values(torch.empty(2, 3, device="meta"))

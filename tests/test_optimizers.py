@@ -261,3 +261,115 @@ def test_decay_acts_once_a_step_whatever_else_the_process_has_made(monkeypatch):
         ends.append(weight.item())
         torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1)
     assert ends == pytest.approx([0.9, 0.9])
+
+
+@pytest.mark.parametrize(("rule", "torchs"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_memory_of_any_layout_takes_torchs_steps(rule, torchs):
+    """Torch's fused kernels on a CPU do not look at strides."""
+    x = torch.randn(5, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    def network():
+        torch.manual_seed(0)
+        return torch.nn.Conv2d(4, 6, 3, bias=False)
+
+    def step(conv, optimizer):
+        optimizer.zero_grad()
+        conv(x).square().mean().backward()
+        optimizer.step()
+
+    ends = []
+    for make in (
+        lambda params: make_optimizer(params, rule, lr=0.1, momentum=0.9),
+        lambda p: plain(torchs, p),
+    ):
+        conv = network()
+        optimizer = make(conv.parameters())
+        step(conv, optimizer)
+        kept = copy.deepcopy((conv.state_dict(), optimizer.state_dict()))
+        conv = network().to(memory_format=torch.channels_last)
+        optimizer = make(conv.parameters())
+        conv.load_state_dict(kept[0])
+        optimizer.load_state_dict(kept[1])
+        step(conv, optimizer)
+        conv.weight.grad = torch.ones_like(conv.weight).contiguous() * conv.weight.detach().contiguous()
+        optimizer.step()
+        ends.append(conv.weight.detach().flatten())
+    torch.testing.assert_close(*ends)
+
+
+def plain(torchs, params):
+    return torchs(params, 0.1, *([0.9] if torchs is torch.optim.SGD else [(0.9, 0.999)]), foreach=False)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
+def test_a_weight_that_is_a_view_is_all_that_changes(rule):
+    whole = torch.zeros(2, 6)
+    weight = torch.nn.Parameter(whole[:, ::2])
+    optimizer = make_optimizer([weight], rule, lr=0.1, decoupled_wd=0.1)
+    weight.sum().backward()
+    optimizer.step()
+    expected = torch.tensor([[-0.1, 0, -0.1, 0, -0.1, 0]] * 2)
+    torch.testing.assert_close(whole, expected)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_a_step_that_a_scaler_skips_decays_nothing(rule):
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer([weight], rule, lr=0.1, decoupled_wd=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    scaler.scale((weight * 1000).sum()).backward()
+    scaler.step(optimizer)
+    assert (weight == 1).all()
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_a_rule_that_asks_again_for_gradients_is_refused():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer([weight], "lbfgs", lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (weight * torch.tensor([1.0, 10])).square().sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="^closure is called more than once a step by this rule"):
+        optimizer.step(closure)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "lion"])
+def test_a_group_that_is_added_or_changed_has_its_decay(rule):
+    bias, weight = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer(
+        [bias], rule, lr=0.1, coupled_wd=0.0 if rule == "sgd" else 5.0, decay_on="matrices"
+    )
+    if rule == "sgd":
+        optimizer.add_param_group({"params": [weight], "decoupled_wd": 5.0})
+    else:
+        optimizer.add_param_group({"params": [weight]})
+    weight.grad, bias.grad = torch.zeros(2, 2), torch.zeros(2)
+    optimizer.step()
+    assert (weight < 1).all() and (bias == 1).all()
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("params", "head", "sentence"),
+    [
+        (
+            lambda m: m.named_parameters(),
+            (),
+            "params must be tensors, as `parameters()` gives them, got tuple",
+        ),
+        (
+            lambda m: [{"params": m.parameters()}],
+            (),
+            "params must be tensors, as `parameters()` gives them, got dict",
+        ),
+        (lambda m: m.parameters(), ("w",), "head must be tensors"),
+        (lambda m: m.parameters(), [torch.nn.Parameter(torch.ones(2))], "head must be among params"),
+    ],
+)
+def test_what_is_no_parameter_is_refused(model, params, head, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        make_optimizer(params(model), "sgd", lr=0.1, head=head, head_decoupled_wd=0.0)

@@ -95,13 +95,15 @@ def test_a_rule_that_a_notebook_has_mended_is_tried_anew(monkeypatch):
 
 def test_a_rate_of_zero_stands_still_under_every_kind_of_rule(model):
     before = [p.detach().clone() for p in model.parameters()]
-    for rule in ("sgd", "adam", "lion", "muon"):
+    for rule in ("sgd", "adam", "lion"):
         optimizer = make_optimizer(model.parameters(), rule, lr=0.0)
         set_lr(optimizer, 0.0)
         for p in model.parameters():
             p.grad = torch.ones_like(p)
         optimizer.step()
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before)), rule
+    with pytest.raises(ValueError, match=r"^lr = 0.0 is not allowed: rule 'muon'"):
+        make_optimizer(model.parameters(), "muon", lr=0.0)
 
 
 @pytest.mark.counts("bad inputs refused")
@@ -525,3 +527,9 @@ def test_options_are_part_of_the_hash_and_a_run_stays_hashable():
     assert len({a.hash, Run().hash, Run(options={"nesterov": True}).hash}) == 3
     assert Run(**a.model_dump(mode="json")) == a
     assert Run(options={}).hash == Run().hash
+
+
+def test_what_was_refused_before_says_nothing_of_what_is_equal_and_right():
+    with pytest.raises(ValueError, match="it cannot be stepped here"):
+        Run(options={"nesterov": 1})
+    assert Run(options={"nesterov": True}).options == (("nesterov", True),)

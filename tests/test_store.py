@@ -18,6 +18,7 @@ import ncutils
 from ncutils import store as stores
 from ncutils import sweeps
 from ncutils.__main__ import main
+from ncutils.files import set_aside
 from ncutils.store import Store, table, write
 from ncutils.sweeps import train_all
 from ncutils.training import History, Run, train
@@ -446,3 +447,64 @@ def test_a_run_that_cannot_be_read_now_is_left_where_it_is(monkeypatch):
         Store().get(history.run)
     monkeypatch.undo()
     assert path.exists() and not [*path.parent.glob("*.unreadable")]
+
+
+def test_a_full_memory_is_not_the_files_fault(monkeypatch):
+    (history,) = train_all([Run(**QUICK)], workers=1)
+    path = Store().folder / f"{history.run.hash}.parquet"
+    for function in ("read_metadata", "read_schema", "ParquetFile"):
+
+        def full(*_, **__):
+            raise MemoryError("realloc of size 4194304 failed")
+
+        if not hasattr(stores.pq, function):
+            continue
+        with monkeypatch.context() as patch:
+            patch.setattr(stores.pq, function, full)
+            os.utime(path)  # nothing that was read before stands for it
+            try:
+                found = Store().get(history.run)
+                assert found is None or len(found.frame)
+            except OSError as error:
+                assert str(error).startswith(f"{path} cannot be read now: the memory is full")
+        assert path.exists() and not [*path.parent.glob("*.unreadable*")]
+    same(Store().get(history.run), history)
+
+
+def test_what_was_set_aside_stays_when_more_is(tmp_path):
+    path, kept = tmp_path / "a.parquet", []
+    for text in ("one", "two", "three"):
+        path.write_text(text)
+        with pytest.warns(UserWarning, match="is set aside as a.parquet.unreadable"):
+            set_aside(path, "it is text")
+        kept.append(text)
+        assert sorted(p.read_text() for p in tmp_path.iterdir()) == sorted(kept)
+
+
+@pytest.mark.counts("bad inputs refused")
+def test_pack_writes_over_nothing_that_would_be_lost(tmp_path, capsys):
+    train_all([Run(seed=s, **QUICK) for s in range(3)], workers=1)
+    file, text = tmp_path / "runs.parquet", tmp_path / "precious.txt"
+    assert main(["pack", str(file), "--where", "seed=0"]) == 0
+    assert main(["pack", str(file)]) == 0 == main(["pack", str(file)])  # as many, or more
+    capsys.readouterr()
+    before = file.read_bytes()
+    assert main(["pack", str(file), "--where", "seed=1"]) == 2
+    assert f"{file} holds 2 other runs: remove it first, or name another one" in capsys.readouterr().err
+    text.write_text("precious")
+    assert main(["pack", str(text)]) == 2
+    assert f"{text} is there and no file of runs: name another one" in capsys.readouterr().err
+    assert file.read_bytes() == before and text.read_text() == "precious"
+
+
+def test_conditions_may_come_in_several_options(capsys):
+    train_all([Run(seed=s, **QUICK) for s in range(2)], workers=1)
+    assert main(["runs", "--where", "dataset=digits", "--where", "seed=1"]) == 0
+    assert len(capsys.readouterr().out.strip().splitlines()) == 2
+    assert main(["runs", "--where", "dataset=digitz"]) == 0
+    assert "no run with dataset=digitz is stored in" in capsys.readouterr().err
+
+
+def test_a_table_of_no_runs_can_be_asked_for_the_valid_ones():
+    empty = table([])
+    assert list(empty[empty["valid"]].columns) == list(empty.columns) and empty["nc0"].dtype == float

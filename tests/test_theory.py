@@ -508,3 +508,24 @@ def test_without_decay_exact_signgd_goes_on_for_ever():
     both = [theory.signgd(10, 0.0, 1.0, 2000, coupled) for coupled in (True, False)]
     np.testing.assert_allclose(*both, rtol=1e-12)
     assert both[0][-1] == pytest.approx((2000 * (2 - 10)) ** 2)
+
+
+def test_lemma_e6_has_time_first_and_a_whole_grid():
+    decays, t = np.array([0.01, 0.1, 0.2]), np.linspace(0, 5, 3)
+    found = theory.lemma_e6(decays, 0.9, t)
+    assert found.shape == (3, 3)
+    np.testing.assert_allclose(found, np.stack([theory.lemma_e6(d, 0.9, t) for d in decays], axis=1))
+
+
+def test_a_number_of_steps_may_be_a_whole_float():
+    a, b = theory.signgd_path(10, 0.1, 0.1, 5.0, False)
+    assert a.shape == b.shape == (6,) and theory.signgd(10, 0.1, 0.1, 5.0, False).shape == (6,)
+
+
+def test_past_the_second_bound_the_roots_are_real_again():
+    for beta in (0.0, 0.5, 0.9):
+        low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
+        for decay in np.linspace(low, high, 5)[1:4]:
+            np.testing.assert_allclose(np.abs(theory.roots(1, decay, beta)), beta**0.5, atol=1e-12)
+        first, second = theory.roots(1, high + 0.1, beta)
+        assert first.imag == second.imag == 0 and abs(first) > beta**0.5 > abs(second) - 1e-12

@@ -740,3 +740,8 @@ def test_a_run_whose_test_features_overflow_first_is_stored_as_diverged(seed):
     of_signs = {"rule": "signum", "momentum": 0, "lr": 1e-3, "schedule": "constant", "measure": "every"}
     run = Run(arch="mlp", width=2, n_train=20, epochs=90, seed=seed, **of_signs, **decays)
     assert train(run, "cpu", progress=False).info["diverged_epoch"]
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.999999])
+def test_dropout_of_everything_leaves_nothing(rate):
+    assert not Dropout(rate, torch.Generator()).train()(torch.ones(10_001)).any()

@@ -87,14 +87,26 @@ def name_what_died(out: Path) -> None:
         nbformat.write(notebook, out)
 
 
+def say_that_it_never_began(chapter: Path, out: Path, parameters: Path) -> None:
+    """Papermill writes nothing where it cannot read the parameters: the chapter's first code gets an error that says so."""
+    notebook = nbformat.read(chapter, as_version=4)
+    first = next(c for c in notebook.cells if c.cell_type == "code")
+    why = f"papermill could not begin; what it says of {parameters} stands above"
+    first.outputs = [nbformat.v4.new_output("error", ename="PapermillError", evalue=why)]
+    nbformat.write(notebook, out)
+
+
 if __name__ == "__main__":
     chapter, out, parameters = map(Path, sys.argv[1:4])
     if sys.argv[4:] == ["--prose"] and new_prose(chapter, out):
         sys.exit()
     papermill = Path(sys.executable).with_name("papermill")
+    out.unlink(missing_ok=True)  # or what an earlier call left would be taken for this one's
     status = subprocess.run([papermill, chapter, out, "-f", parameters], check=False).returncode
-    if out.exists():
+    if not out.exists():
+        say_that_it_never_began(chapter, out, parameters)
+    else:
         name_the_folded(out, parameters.parent.name)
-    if status and out.exists():
+    if status:
         name_what_died(out)
     sys.exit(status)

@@ -320,17 +320,19 @@ def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choice
 
 
 def _control(name: str, values: list, live: bool) -> dict:
-    """Strings from a menu, numbers from a slider: over the choices alone, or live: whole numbers from 2 up, positive
-    numbers on a logarithmic scale, shares (0 among the choices) from 0 to 0.999."""
+    """Strings from a menu, numbers from a slider: over the choices alone, or live: whole numbers from 2 or the
+    least choice up, positive numbers, and 0 where it is a choice, on a logarithmic scale, shares (0 among choices under 1) from 0
+    to 0.999."""
     start = values[len(values) // 2]
     if isinstance(values[0], str):
         return {"name": name, "label": name, "value": values[0], "kind": "menu", "options": values}
     if not live:
         return {"name": name, "label": name, "value": start, "kind": "stops", "options": values}
     if all(isinstance(v, int) for v in values):
-        return _number(name, name, start, "whole", 2, 10 * max(values))
-    if min(values) > 0:
-        return _number(name, name, start, "log", min(values) / 10, max(values) * 10)
+        return _number(name, name, start, "whole", min(2, *values), 10 * max(values))
+    if min(values) > 0 or max(values) >= 1:
+        least = min(v for v in values if v > 0)
+        return _number(name, name, start, "log", least / 10, max(values) * 10, zero=min(values) == 0)
     return _number(name, name, start, "share", 0, 0.999)
 
 

@@ -174,13 +174,13 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), by_lr=F
     or with `by_lr` one a learning rate. `fit` adds the regression on log10 NC0 (`analysis.regression`)."""
     runs = _valid(groups)
     fits = {column: analysis.regression(analysis.valid(groups), column) for column in columns if fit}
-    parts = list(runs.groupby("lr")) if by_lr else [(None, runs)]
+    parts = (list(runs.groupby("lr")) if by_lr else []) or [(None, runs)]
     figure, axes = style.panels(len(columns) * len(parts))
     for axis, (column, (lr, part)) in zip(axes, [(column, part) for column in columns for part in parts]):
         for label in groups:
             points = part[part["label"] == label]
             axis.plot(points["nc0"], points[column], **style.look(label) | {"ls": "", "alpha": 0.8})
-        title = f"learning rate {lr:g}" if by_lr else ""
+        title = f"learning rate {lr:g}" if lr is not None else ""
         axis.set(xlabel=LABELS["nc0"], ylabel=LABELS[column], title=title)
         if style.nothing_drawn(axis):
             continue

@@ -280,9 +280,10 @@ def elsewhere(
     """
     other = "quick" if profile == "laptop" else "laptop"
     file = f"params/{other}/{chapter}.yaml"
-    declared = _declared(get_ipython().user_ns["In"])
-    values = {name: ast.literal_eval(expression) for name, expression in declared.items()}
-    there = Parameters(**values | yaml.safe_load(project_folder(file).read_text("utf-8")))
+    cells = get_ipython().user_ns["In"]
+    values = {name: ast.literal_eval(expression) for name, expression in _declared(cells).items()}
+    given = yaml.safe_load(project_folder(file).read_text("utf-8")) or {}
+    there = Parameters(**check_parameters(cells, values | given))
     found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in runs(there).items()}
     stored = {label: histories for label, histories in found.items() if histories}
     if not stored:
