@@ -1,12 +1,12 @@
-# make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|protocol|paper, PYTHON=python3.12, PIN=constraints.txt)
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons on the pages: for Binder, and for Colab after `make fork`.
 PROFILE ?= laptop
 PYTHON ?= python3
 PIN ?=
 REPOSITORY ?=
 
-ifeq ($(wildcard params/$(PROFILE)/01_*.yaml),)
-$(error PROFILE = $(PROFILE) is not allowed: use laptop, quick or paper)
+ifeq ($(wildcard params/$(PROFILE)/*.yaml),)
+$(error PROFILE = $(PROFILE) is not allowed: use laptop, quick, protocol or paper)
 endif
 
 BIN := .venv/bin
@@ -92,9 +92,16 @@ endif
 
 # A chapter runs again when its notebook, its parameters, ncutils or the shipped results have changed; not for new prose
 # alone. One that fails is still shown, up to its error, named at the end, and runs again next time.
+define EXECUTE
+@mkdir -p $(@D)
+$(BIN)/python tools/execute.py $< $@ $(word 2,$^) $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
+endef
 $(SITE)/chapters/%.ipynb: chapters/%.ipynb params/$(PROFILE)/%.yaml $(CODE) $(ENV)
-	@mkdir -p $(@D)
-	$(BIN)/python tools/execute.py $< $@ params/$(PROFILE)/$*.yaml $(if $(filter-out $<,$?),,--prose) || touch -t 197001020000 $@
+	$(EXECUTE)
+
+# Of the profile protocol: a chapter without a file of its own takes the laptop's.
+$(SITE)/chapters/%.ipynb: chapters/%.ipynb params/laptop/%.yaml $(CODE) $(ENV)
+	$(EXECUTE)
 
 $(SITE)/chapters/21_costs.ipynb: $(wildcard results/*.json)
 

@@ -608,10 +608,29 @@ def test_a_parameter_file_that_is_not_yaml_is_named_and_nothing_older_shown(tmp_
     assert f"{tmp_path / 'p.yaml'}" in done.stderr
 
 
+def test_the_protocols_profile_has_chapter_03_from_stored_runs_and_else_the_laptops():
+    told = subprocess.run(
+        ["make", "-n", "-j1", "-B", "book", "PROFILE=protocol", "ENV=", "BIN=."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    files = re.findall(r"execute.py chapters/(\S+)\.ipynb _build/protocol/\S+ params/(\w+)/(\S+)\.yaml", told)
+    assert len(files) == len(CHAPTERS) and all(chapter == of for chapter, _, of in files)
+    assert [chapter for chapter, profile, _ in files if profile == "protocol"] == ["03_adamw"]
+    assert {profile for _, profile, _ in files} == {"protocol", "laptop"}
+    given = yaml.safe_load((ROOT / "params/protocol/03_adamw.yaml").read_text("utf-8"))
+    fields = {f: given[f] for f in ("dataset", "net", "fit", "scale", "seed", "width", "epochs", "momentum")}
+    for name in OPTIMIZERS:
+        lr = given["lr_sgd"] if name.startswith("SGD") else given["lr"]
+        assert Run.named(name, given["wd"], lr=lr, **fields) in Store(shipped=ROOT / "results")
+
+
 @pytest.mark.counts("bad inputs refused")
 def test_a_profile_that_is_not_there_is_told_before_anything_is_made(tmp_path):
     done = subprocess.run(
         ["make", "-n", "book", "PROFILE=laptp"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode and not done.stdout
-    assert "PROFILE = laptp is not allowed: use laptop, quick or paper" in done.stderr
+    assert "PROFILE = laptp is not allowed: use laptop, quick, protocol or paper" in done.stderr

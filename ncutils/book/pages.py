@@ -257,7 +257,7 @@ def protocol(**fields) -> dict[str, Groups]:
     """The stored runs by the paper's own protocol (the grids of params/protocol) with these values of fields, by width, the
     largest first ("width 64", ...), and by optimizer; gauge-fixed metrics among the columns of their frames."""
     by_width: dict[int, Groups] = {}
-    for path in sorted(project_folder("params/protocol").glob("*.yaml")):
+    for path in map(project_folder, ("params/protocol/grid.yaml", "params/protocol/width64.yaml")):
         for name, histories in stored_grid(path)[0].items():
             for h in histories:
                 if all(getattr(h.run, field) == value for field, value in fields.items()):
