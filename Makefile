@@ -5,8 +5,10 @@ PYTHON ?= python3
 PIN ?=
 REPOSITORY ?=
 
+ifneq ($(filter book pdf,$(or $(MAKECMDGOALS),book)),)
 ifeq ($(wildcard params/$(PROFILE)/*.yaml),)
 $(error PROFILE = $(PROFILE) is not allowed: use laptop, quick, protocol or paper)
+endif
 endif
 
 BIN := .venv/bin

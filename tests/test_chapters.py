@@ -610,7 +610,7 @@ def test_a_parameter_file_that_is_not_yaml_is_named_and_nothing_older_shown(tmp_
 
 def test_the_protocols_profile_has_chapter_03_from_stored_runs_and_else_the_laptops():
     told = subprocess.run(
-        ["make", "-n", "-j1", "-B", "book", "PROFILE=protocol", "ENV=", "BIN=."],
+        ["make", "-n", "-j1", "-B", "--no-print-directory", "book", "PROFILE=protocol", "ENV=", "BIN=."],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -630,7 +630,11 @@ def test_the_protocols_profile_has_chapter_03_from_stored_runs_and_else_the_lapt
 @pytest.mark.counts("bad inputs refused")
 def test_a_profile_that_is_not_there_is_told_before_anything_is_made(tmp_path):
     done = subprocess.run(
-        ["make", "-n", "book", "PROFILE=laptp"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["make", "-n", "--no-print-directory", "book", "PROFILE=laptp"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode and not done.stdout
     assert "PROFILE = laptp is not allowed: use laptop, quick, protocol or paper" in done.stderr
