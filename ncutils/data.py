@@ -460,6 +460,7 @@ SOURCES: dict[str, tuple[Callable, tuple[int, ...] | None]] = {
     "separable": (_separable, (2000, 1, 8, 8)),
     "unconstrained": (_unconstrained, (10_000, 1, 1, 1)),
 }
+OWN_SOURCES = dict(SOURCES)  # those above; a notebook may add others
 NO_IMAGES = ("separable", "unconstrained")  # points and labels, only shaped like images
 
 # mean and standard deviation of each channel, of pixels from 0 to 1, as the authors' released code has them

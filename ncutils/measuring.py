@@ -262,8 +262,8 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
     """Mean and variance over pairs of classes of a kernel of the distance d of their directions m_k / ||m_k||.
 
     `means` are class means [K, p], which are centred here; `kernel` is "dist", d; "log", log(1 / d); or "riesz",
-    sign(p - 2) d^(2 - p), 1 at p = 2 (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are constant where the
-    means are equiangular.
+    sign(p - 2) d^(2 - p), 1 at p = 2 (Liu et al. 2023); or a function of a tensor of distances, entry by entry. All are
+    constant where the means are equiangular.
     """
     of_distances = _kernel(kernel, means.shape[1])
     centred = means.double() - means.double().mean(0)

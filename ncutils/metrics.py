@@ -251,10 +251,8 @@ def _check(name: str, value, ndim: int) -> None:
     shape = {1: "[K]", 2: "[N, p]" if name == "features" else "[K, p]"}[ndim]
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.device.type == "meta" and name in (
-        "features",
-        "matrix",
-    ):  # the others must be where the features are
+    # the others must be where the features are
+    if value.device.type == "meta" and name in ("features", "matrix"):
         raise ValueError(f"{name} must hold numbers, got a tensor on device meta")
     if value.layout != torch.strided or value.is_quantized:
         raise ValueError(f"{name} must be a dense tensor, got layout {value.layout}")

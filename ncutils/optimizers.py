@@ -82,7 +82,7 @@ RULES: dict[str, Callable[..., torch.optim.Optimizer]] = {
     ),
     "signum": lambda params, lr, momentum, wd, beta2, eps: Signum(params, lr, momentum, weight_decay=wd),
 }
-OWN_RULES = frozenset(RULES)  # those above; a notebook may add others
+OWN_RULES = dict(RULES)  # those above; a notebook may add others
 _OPTIONS = {"sgd": ("dampening", "nesterov"), "adam": ("amsgrad",)}
 
 # The paper's names: rule, and which of the two decays is set. A rule without names is called by its own.
@@ -196,11 +196,10 @@ def _tried(
     """Three tensors, a head among them, after ten steps along the same gradients, with torch's generator at `seed`."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((6, 4, 3, 3), (6,), (3, 6))
-    layouts = [layout if len(shape) == 4 else torch.contiguous_format for shape in shapes]
 
     def tensors():
-        drawn = (torch.randn(shape, generator=generator) for shape in shapes)
-        return [t.contiguous(memory_format=of_t) for t, of_t in zip(drawn, layouts)]
+        drawn = [torch.randn(shape, generator=generator) for shape in shapes]
+        return [drawn[0].contiguous(memory_format=layout), *drawn[1:]]
 
     params = [torch.nn.Parameter(t) for t in tensors()]
     with torch.random.fork_rng(devices=[]):
@@ -245,8 +244,8 @@ def make_optimizer(
     """A torch optimizer with the rule's update and the two weight decays.
 
     `rule` is a key of RULES, or the name of an optimizer of torch or pytorch-optimizer (`find_rule`). Such a one decays by
-    this project's means, its own decay off (but for asgd's `lambd`, 1e-4); `momentum` is its momentum or first beta, and all else its own (`beta2` and
-    `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
+    this project's means, its own decay off (but for asgd's `lambd`, 1e-4); `momentum` is its momentum or first beta, and all
+    else its own (`beta2` and `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
     (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
     differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
     "gradient" before each: there it is the rounding of a softmax near 0 and 1. Decoupled decay reads lr from the parameter
@@ -364,17 +363,14 @@ def _lay_out(optimizer) -> None:
     """Torch's fused kernels on a CPU read gradients and state as if they lay in memory as the parameter does."""
     for group in optimizer.param_groups:
         for p in _with_gradient(group) if group.get("fused") else ():
-            if p.device.type != "cpu" or p.grad.layout != torch.strided:
+            if p.grad.layout != torch.strided:
                 continue
-            if p.grad.stride() != p.stride():
+            strides, state = p.stride(), optimizer.state.get(p, {})
+            if p.grad.stride() != strides:
                 p.grad = torch.empty_like(p).copy_(p.grad)
-            for name, value in optimizer.state.get(p, {}).items():
-                if (
-                    isinstance(value, torch.Tensor)
-                    and value.shape == p.shape
-                    and value.stride() != p.stride()
-                ):
-                    optimizer.state[p][name] = torch.empty_like(p).copy_(value)
+            for name, value in state.items():  # "step", a number, is a tensor, too
+                if value is not None and value.ndim and value.stride() != strides:
+                    state[name] = torch.empty_like(p).copy_(value)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

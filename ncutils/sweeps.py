@@ -22,7 +22,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from ncutils import data, training
 from ncutils.files import write_whole
 from ncutils.machine import device_name, pick_device, progress_bar, set_for_training, usable_cores
-from ncutils.optimizers import RULES
+from ncutils.optimizers import OWN_RULES, RULES
 from ncutils.runs import History, Run, same_steps
 from ncutils.step import Step, make_model, run_optimizer
 from ncutils.store import Store
@@ -259,14 +259,18 @@ def _train_on_node(run: Run, device: str | None, state: bytes | None, mail, know
 
 
 def _known() -> tuple[dict, dict]:
-    """Rules and data sets, to which a notebook may have added: another process has only those of ncutils."""
-    return RULES, data.SOURCES
+    """Rules and data sets that a notebook has added to this process: a new one has the others, and what it unpickled would
+    not be the same object, for which it has data at hand."""
+    here = (RULES, OWN_RULES), (data.SOURCES, data.OWN_SOURCES)
+    rules, sources = ({k: v for k, v in now.items() if v is not own.get(k)} for now, own in here)
+    return rules, sources
 
 
 def _learn(known: tuple[dict, dict]) -> None:
     """Takes over what another process knows."""
-    for here, there in zip(_known(), known):
-        here.update(there)
+    rules, sources = known
+    RULES.update(OWN_RULES | rules)
+    data.SOURCES.update(data.OWN_SOURCES | sources)
 
 
 def _train_in_worker(run: Run, store, wait, device, threads, folder, known) -> tuple:
@@ -304,10 +308,8 @@ def plan(entries: list[tuple[str, Run]], missing: list[Run], device: str | None,
     text += by_setting.to_string()
     if not missing:
         return text
-    seconds, workers = (
-        sum(seconds_a_run(missing, device).values()),
-        min(workers or default_workers(device), len(missing)),
-    )
+    seconds = sum(seconds_a_run(missing, device).values())
+    workers = min(workers or default_workers(device), len(missing))
     where = pick_device(device)
     return (
         f"{text}\n{len(missing)} to train: {_duration(seconds)} of one worker, "

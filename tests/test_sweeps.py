@@ -153,6 +153,22 @@ def test_the_laptop_grid_has_all_settings():
     assert len(main_runs) == 198 and set(Counter(main_runs.values()).values()) == {33}
 
 
+def test_a_worker_takes_over_what_a_notebook_added_and_keeps_what_it_has(monkeypatch):
+    """Unpickled, a partial is another object: a data set at hand would be read anew for each run."""
+    assert sweeps._known() == ({}, {})
+    before = data.SOURCES["digits3"]
+    loaded = data.load("digits3")
+    monkeypatch.setitem(RULES, "halved", RULES["sgd"])
+    monkeypatch.setitem(data.SOURCES, "more", (lambda: data._digits(3), None))
+    known = sweeps._known()
+    assert [*known[0]] == ["halved"] and [*known[1]] == ["more"]
+    monkeypatch.setitem(RULES, "sgd", RULES["signum"])  # what an earlier sweep's notebook had changed
+    monkeypatch.delitem(RULES, "halved")
+    sweeps._learn(known)
+    assert RULES["halved"] is RULES["sgd"] is not RULES["signum"] and "more" in data.SOURCES
+    assert data.SOURCES["digits3"] is before and data.load("digits3") is loaded
+
+
 def test_the_estimate_takes_no_more_workers_than_there_are_runs(monkeypatch):
     monkeypatch.setattr(sweeps, "_seconds_a_step", lambda *_: 1.0)
     run = Run(n_train=1280, epochs=10)  # 100 steps, and a tenth for measuring

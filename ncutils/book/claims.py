@@ -349,8 +349,6 @@ def _signumw_grows(stored) -> Seen:
     names = {
         "w_sv_min": "the smallest singular value of W",
         "w_sv_mean": "the mean of W's other singular values",
-    }
-    names |= {
         "m_sv_min": "the smallest singular value of M",
         "m_sv_mean": "the mean of M's other singular values",
     }
