@@ -68,6 +68,8 @@ def with_gauge_fixed(groups: Groups) -> Groups:
     """The same runs with `gauge_fixed` among the columns of their frames, for all that takes labelled runs."""
     there = {h.run: h for histories in groups.values() for h in histories}
     for run, h in there.items():
+        if {*GAUGE_FIXED} <= {*h.final}:
+            continue
         others = h.frame.drop(columns=[*GAUGE_FIXED], errors="ignore")
         there[run] = History(run, others.join(gauge_fixed(h)), h.info)
     return {label: [there[h.run] for h in histories] for label, histories in groups.items()}
@@ -195,7 +197,8 @@ def _of_two_decays(coupled, decoupled, *columns, least=None) -> pd.DataFrame:
     """All pairs of valid runs that agree in all but rule and decay, without SGD at momentum 0."""
     second = _valid(decoupled, *columns, least=least)
     second = second[(second["rule"] != "sgd") | (second["momentum"] > 0)]
-    return second.merge(_valid(coupled, *columns, least=least), on="like", suffixes=("", "_coupled"))
+    first = _valid(coupled, *columns, least=least)[["like", *dict.fromkeys(("run", "wd", *columns))]]
+    return second.merge(first, on="like", suffixes=("", "_coupled"))
 
 
 def ratio_of_medians(
@@ -294,13 +297,14 @@ def regression(histories: list[History], y: str = "nc3") -> pd.DataFrame:
     A learning rate with fewer than three runs is left out. The standard errors take runs as independent, as the
     paper's do.
     """
-    import statsmodels.api as sm  # takes a second to import, and no run needs it
+    from statsmodels.regression.linear_model import OLS
+    from statsmodels.tools import add_constant
 
     runs, rows = _valid(histories, "nc0", y), {}
     for label, part in [*((f"LR={lr:g}", g) for lr, g in runs.groupby("lr")), ("all", runs)]:
         if len(part) < 3 or not part["nc0"].min() > 0 or part["nc0"].nunique() < 2:  # no line through these
             continue
-        fit = sm.OLS(part[y].to_numpy(), sm.add_constant(np.log10(part["nc0"].to_numpy()))).fit()
+        fit = OLS(part[y].to_numpy(), add_constant(np.log10(part["nc0"].to_numpy()))).fit()
         slope = [values[1] for values in (fit.params, fit.bse, fit.tvalues, fit.pvalues)]
         whole = (fit.rsquared, fit.rsquared_adj, fit.fvalue, fit.params[0])
         rows[label] = (len(part), *slope, *fit.conf_int()[1], *whole)

@@ -133,17 +133,18 @@ def effective(found: pd.DataFrame) -> float:
     on the same side of both, whatever the distribution. All pairs of six runs count as 7.9 (Kendall's variance), three runs
     against a fourth as 1.8.
     """
+    from scipy import sparse
+
     if found.empty:
         return 0.0
     signs = {"one": 1, "other": -1, "one_before": -1, "other_before": 1}
     there = [name for name in signs if name in found]
     n, measured = len(found), pd.factorize(pd.concat([found[name] for name in there]))[0]
-    contrasts = np.zeros((n, measured.max() + 1))
-    for name, which in zip(there, measured.reshape(len(there), n)):
-        contrasts[np.arange(n), which] += signs[name]
-    contrasts /= np.linalg.norm(contrasts, axis=1, keepdims=True).clip(1e-9)  # a run beside itself has none
-    parts = np.array_split(contrasts, n // 500 + 1)
-    variance = sum(np.arcsin((part @ contrasts.T).clip(-1, 1)).sum() for part in parts) / (2 * math.pi)
+    values, rows = np.repeat([float(signs[name]) for name in there], n), np.tile(np.arange(n), len(there))
+    contrasts = sparse.coo_array((values, (rows, measured))).tocsr()  # most have no measurement in common
+    lengths = np.sqrt(contrasts.power(2).sum(axis=1)).clip(1e-9)  # a run beside itself has none
+    contrasts = sparse.diags_array(1 / lengths) @ contrasts
+    variance = np.arcsin((contrasts @ contrasts.T).data.clip(-1, 1)).sum() / (2 * math.pi)
     return float(min(n, n**2 / (4 * variance))) if variance > 1e-9 else float(n)
 
 
