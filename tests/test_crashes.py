@@ -168,7 +168,7 @@ def test_sweeps_side_by_side_share_the_work(nursery, count):
 
 
 def test_a_killed_worker_ends_the_sweep_with_a_sentence_and_the_next_goes_on(tmp_path, count):
-    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 25", "epochs: 80"))
+    (tmp_path / "grid.yaml").write_text(GRID.replace("epochs: 25", "epochs: 40"))
     command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2", "--device", "cpu"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)

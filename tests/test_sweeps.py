@@ -230,7 +230,7 @@ def test_a_sweep_stopped_half_way_goes_on(how, tmp_path, capsys):
     """Finished runs are kept, and the second call trains only what is missing. `kill` reaches the sweep alone, which takes its
     workers along."""
     (tmp_path / "grid.yaml").write_text(
-        GRID.replace("epochs: 4", "epochs: 20").replace("0.5]", "0.1, 0.2, 0.5, 1]")
+        GRID.replace("epochs: 4", "epochs: 10").replace("0.5]", "0.1, 0.2, 0.5, 1]")
     )
     command = [sys.executable, "-m", "ncutils", "sweep", "grid.yaml", "--workers", "2"]
     sweep = subprocess.Popen(
