@@ -193,18 +193,20 @@ def _fault(rule: str, options: tuple, momentum: float, of_rules: Callable | None
 def _tried(
     rule: str, options: tuple, momentum: float, seed: int, layout=torch.contiguous_format
 ) -> torch.Tensor:
-    """Three tensors, a head among them, after ten steps along the same gradients, with torch's generator at `seed`."""
+    """The tensors of a small network after ten steps along the same gradients, with torch's generator at `seed`."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((6, 4, 3, 3), (6,), (3, 6))
+    shapes = ((6, 1, 3, 3), (6,), (6,), (8, 6, 3, 3), (8,), (3, 8), (3,))
 
     def tensors():
         drawn = [torch.randn(shape, generator=generator) for shape in shapes]
-        return [drawn[0].contiguous(memory_format=layout), *drawn[1:]]
+        return [t.contiguous(memory_format=layout) if t.ndim == 4 else t for t in drawn]
 
     params = [torch.nn.Parameter(t) for t in tensors()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        optimizer = make_optimizer(params, rule, lr=0.01, momentum=momentum, options=options, head=params[2:])
+        optimizer = make_optimizer(
+            params, rule, lr=0.01, momentum=momentum, options=options, head=params[-2:]
+        )
         for _ in range(10):
             for p, gradient in zip(params, tensors()):
                 p.grad = gradient

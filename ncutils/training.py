@@ -151,9 +151,12 @@ class State:
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         content = io.BytesIO()
         torch.save(state, content)
+        content.seek(0)
         try:
+            if beyond := torch.serialization.get_unsafe_globals_in_checkpoint(content):
+                raise ValueError(f"rule {self.run.rule!r} keeps a {beyond[0]}, which none can hold")
             write_whole(checkpoint, content.getvalue())
-        except OSError as error:  # the run may still end well
+        except (OSError, ValueError) as error:  # the run may still end well
             warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
             return None
         return content.getvalue()

@@ -63,9 +63,9 @@ def test_a_rule_by_name_is_given_rate_and_momentum_and_no_decay_of_its_own(rule,
 def test_a_rule_is_tried_on_its_gradients_with_what_was_asked():
     """Ten steps from seeded weights along seeded gradients, and another momentum or option goes elsewhere."""
     start = _tried("sgd", (), 0.0, 0)
-    assert torch.equal(start, _tried("sgd", (), 0.0, 1)) and start.numel() == 6 * 4 * 9 + 6 + 18
+    assert torch.equal(start, _tried("sgd", (), 0.0, 1)) and start.numel() == 54 + 12 + 8 * 54 + 8 + 24 + 3
     generator = torch.Generator().manual_seed(0)
-    shapes = ((6, 4, 3, 3), (6,), (3, 6))
+    shapes = ((6, 1, 3, 3), (6,), (6,), (8, 6, 3, 3), (8,), (3, 8), (3,))
     values = [torch.randn(shape, generator=generator) for shape in shapes]
     for _ in range(10):
         for value, shape in zip(values, shapes):
@@ -74,7 +74,7 @@ def test_a_rule_is_tried_on_its_gradients_with_what_was_asked():
     assert not torch.equal(start, _tried("sgd", (), 0.9, 0))
     assert not torch.equal(_tried("sgd", (), 0.9, 0), _tried("sgd", (("nesterov", True),), 0.9, 0))
     muon, everywhere = _tried("muon", (), 0.9, 0), _tried("muon-all", (), 0.9, 0)
-    backbone = start.numel() - 18
+    backbone = start.numel() - 27
     assert torch.equal(muon[:backbone], everywhere[:backbone])
     assert not torch.equal(muon[backbone:], everywhere[backbone:])  # the head alone
 
@@ -457,6 +457,7 @@ def test_under_coupled_decay_a_centred_head_changes_the_rest():
         ({"rule": "schedulefreesgd"}, r"it keeps a second copy of the weights"),
         ({"rule": "lbfgs", "momentum": 0}, r"rule = 'lbfgs' is not allowed: it cannot be stepped here"),
         ({"rule": "lomo", "momentum": 0}, r"rule = 'lomo' is not allowed: it cannot be stepped here"),
+        ({"rule": "lorarite", "momentum": 0}, r"rule = 'lorarite' is not allowed: it cannot be stepped here"),
         ({"rule": "adagrad"}, r"momentum = 0.9 is not allowed: rule 'adagrad' has none, so it must be 0"),
         (
             {"rule": "lion", "beta2": 0.9},

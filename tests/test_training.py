@@ -718,6 +718,17 @@ def test_a_whole_checkpoint_is_kept_when_it_cannot_be_read_now(error, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == ["state"] and path.read_bytes() == states[0]
 
 
+def test_a_rule_whose_state_no_checkpoint_can_hold_trains_without_one(tmp_path, monkeypatch):
+    pytest.importorskip("pytorch_optimizer")
+    run = Run(rule="adashift", momentum=0, arch="mlp", width=1, epochs=2, n_train=40)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    with pytest.warns(
+        UserWarning, match="without a new checkpoint: rule 'adashift' keeps a collections.deque"
+    ):
+        train(run, "cpu", progress=False, checkpoint=tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_is_a_file(tmp_path):
     run = Run(arch="mlp", width=1, epochs=1, n_train=40)
     with pytest.raises(
