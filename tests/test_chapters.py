@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from filelock import FileLock
 from nbformat import v4
 
+from ncutils import analysis
 from ncutils.book.pages import check_parameters
 from ncutils.book.published import FIGURE14, TABLE1_SETTING
 from ncutils.optimizers import OPTIMIZERS
@@ -228,6 +230,15 @@ def test_bad_parameters_are_refused(parameters, sentence, tmp_path):
     done = papermill(ROOT / "chapters" / "03_adamw.ipynb", tmp_path / "out.ipynb", **parameters)
     assert done.returncode != 0 and sentence in done.stderr
     assert not Store().histories()
+
+
+def test_a_grid_without_valid_runs_has_no_line():
+    cells = nbformat.read(ROOT / "chapters/12_regression.ipynb", as_version=4).cells
+    (source,) = (c.source for c in cells if "runs = analysis.valid(groups)" in c.source)
+    pages = SimpleNamespace(grid_runs=lambda *_, **__: {"SGD": [], "Adam": []})
+    values = declared(ROOT / "chapters/12_regression.ipynb") | {"analysis": analysis, "pages": pages}
+    with pytest.raises(ValueError, match="^grid = .* is not allowed: .* 0 are valid, and a line takes three"):
+        exec(source, values)
 
 
 def checked(*cells: str) -> dict:
