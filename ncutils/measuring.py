@@ -369,9 +369,19 @@ class _Network:
         linear = [module for module in self.names if isinstance(module, nn.Linear)]
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
-        self.candidates = linear if head is None else [self._module("head", head)]
+        whole = dict.fromkeys(map(self._whole, linear))
+        self.candidates = [*whole] if head is None else [self._module("head", head)]
         layers = [layers] if isinstance(layers, str | nn.Module) else layers or ()
         self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers)}
+
+    def _whole(self, linear):
+        """The layer that a linear one is part of: an adapter's lies in one whose weight is that of another inside."""
+        path = self.names[linear].split(".")
+        for module in (self.model.get_submodule(".".join(path[:i])) for i in range(len(path))):
+            weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
+            if any(getattr(module, "weight", None) is weight for weight in weights):
+                return module
+        return linear
 
     def _module(self, argument, wanted):
         known = dict(self.model.named_modules(remove_duplicate=False))

@@ -880,6 +880,33 @@ def test_a_head_with_an_adapter_is_refused():
         measure(model, batches(data))
 
 
+@pytest.mark.counts("bad inputs refused")
+def test_an_adapter_around_the_head_is_not_taken_for_it():
+    """Built as PEFT's: the layer that it adds to and the adapter's own are linear, and the adapter's runs last."""
+
+    class Around(nn.Module):
+        def __init__(self, base, rank):
+            super().__init__()
+            self.base_layer = base
+            self.down, self.up = nn.Linear(base.in_features, rank), nn.Linear(rank, base.out_features)
+            self.on = True
+
+        @property
+        def weight(self):
+            return self.base_layer.weight
+
+        def forward(self, x):
+            return self.base_layer(x) + (self.up(self.down(x)) if self.on else 0)
+
+    data, model = digits(), network()
+    expected = measure(model, batches(data))
+    model[-1] = Around(model[-1], 2)
+    with pytest.raises(ValueError, match="^head = '4' gives other logits than its weight and bias do"):
+        measure(model, batches(data))
+    named = measure(model, batches(data), head="4.base_layer")
+    assert named["nc3"] == expected["nc3"] and named["nc1"] == expected["nc1"]
+
+
 def test_a_model_whose_mode_does_more_than_set_a_flag_is_left_as_it_was():
     data, model = digits(), network()
     model[-1] = Adapted(8, K)
