@@ -205,24 +205,11 @@ def test_chapter_03_trains_the_six_optimizers_once(tmp_path):
     assert "Seed 0. 6 runs" in drawn
 
 
-def test_chapter_03_shows_shipped_fashionmnist_without_data(tmp_path, monkeypatch):
-    """The laptop profile renders from results/ on a machine that has no FashionMNIST."""
-    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path / "nothing"))
-    parameters = ROOT / "params" / "laptop" / "03_adamw.yaml"
-    done = papermill(ROOT / "chapters" / "03_adamw.ipynb", tmp_path / "out.ipynb", "-f", str(parameters))
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert not list((tmp_path / "runs").glob("*.parquet"))
-    claims = dict(re.findall(r"(\w+) takes NC0 from [\d.]+ to ([\d.e-]+)", text_of(tmp_path / "out.ipynb")))
-    assert set(claims) == set(OPTIMIZERS) and float(claims["Adam"]) < 1 < float(claims["AdamW"])
-
-
 @pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ({"wdd": 5}, "ValueError: unknown parameter 'wdd': did you mean 'wd'? this chapter takes"),
-        ({"wd": -1}, "ValueError: wd = -1 is not allowed: it must be greater than or equal to 0"),
-        ({"momentum": 1}, "ValueError: momentum = 1 is not allowed: it must be less than 1"),
         ({"dataset": "cifar"}, "ValueError: dataset = 'cifar' is not known: use one of digits"),
     ],
 )

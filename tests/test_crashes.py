@@ -175,7 +175,7 @@ def test_a_killed_worker_ends_the_sweep_with_a_sentence_and_the_next_goes_on(tmp
     wait_until(lambda: list(Store().folder.glob("*.parquet")))
     workers = [p for p in psutil.Process(sweep.pid).children() if "LokyProcess" in " ".join(p.cmdline())]
     workers[0].kill()
-    _, error = sweep.communicate(timeout=60)
+    _, error = sweep.communicate(timeout=300)
     assert sweep.returncode == 2 and "Traceback" not in error
     assert [line for line in error.splitlines() if line.startswith("ncutils: a worker process was killed")]
     kept = {name: history.info["finished"] for name, history in stored_files().items()}
@@ -440,8 +440,9 @@ with Store().claim(run):
     sweep.start()
     wait_until(lambda: Store().folder.joinpath(f"{second.hash}.parquet").exists())
     assert sweep.is_alive() and not Store().folder.joinpath(f"{first.hash}.parquet").exists()
-    holder.communicate("\n", timeout=60)
-    sweep.join(60)
+    holder.communicate("\n", timeout=300)
+    sweep.join(300)
+    assert not sweep.is_alive()
     assert [h.run for h in result["found"]] == [first, second]
     assert holder.returncode == 0
 

@@ -709,7 +709,8 @@ def test_streaming_takes_no_memory_of_the_features_size():
 
 def test_public_names():
     assert {"measure", "Tracker", "Measurement"} <= set(ncutils.__all__)
-    assert ncutils.measure is measure and ncutils.Tracker is Tracker
+    for name in ("measure", "Tracker", "Measurement"):
+        assert getattr(ncutils, name) is getattr(ncutils.measuring, name)
 
 
 @pytest.mark.parametrize("epochs", [0, 30])

@@ -48,10 +48,11 @@ def stored() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def chapter(tmp_path_factory):
-    """Chapter 03 in the laptop profile: nothing is trained, all is read."""
+    """Chapter 03 in the laptop profile, on a machine without FashionMNIST: nothing is trained, all is read from results/."""
     folder = tmp_path_factory.mktemp("numbers")
     patch = pytest.MonkeyPatch()
     patch.setenv("NCUTILS_RUNS", str(folder / "runs"))
+    patch.setenv("NCUTILS_DATA", str(folder / "nothing"))
     done = papermill(
         ROOT / "chapters/03_adamw.ipynb",
         folder / "out.ipynb",
@@ -60,6 +61,7 @@ def chapter(tmp_path_factory):
     )
     patch.undo()
     assert done.returncode == 0, done.stderr[-1000:]
+    assert not list((folder / "runs").glob("*.parquet"))
     return folder / "out.ipynb"
 
 
@@ -174,7 +176,7 @@ def test_pairs_are_counted_apart_where_adamws_decay_has_hardly_acted(chapter, st
     sentence = f"(a budget under 1), AdamW ends with {said[False]} Where it has (1 or more), AdamW ends with {said[True]}"
     assert sentence in text_of(chapter)
     assert len(pairs[False]) > len(pairs[True]) > 0
-    count("numbers found in the results", 2 * 2 * len(columns))
+    count("numbers found in the results", 2 * (1 + len(columns)))
 
 
 def tables_of(output) -> list[pd.DataFrame]:

@@ -17,7 +17,7 @@ def test_terminal_shows_a_bar():
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
     process = subprocess.Popen([sys.executable, "-c", TRAIN], stdout=terminal, stderr=terminal)
-    process.wait(timeout=120)
+    process.wait(timeout=300)
     os.close(terminal)
     shown = os.read(master, 1 << 16).decode()
     os.close(master)
@@ -34,7 +34,7 @@ def executed(code, live):
     manager, client = start_new_kernel(kernel_name="python3")
     try:
         messages = []
-        reply = client.execute_interactive(code, allow_stdin=live, output_hook=messages.append, timeout=120)
+        reply = client.execute_interactive(code, allow_stdin=live, output_hook=messages.append, timeout=300)
         assert reply["content"]["status"] == "ok"
         return messages
     finally:

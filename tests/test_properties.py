@@ -204,7 +204,7 @@ def test_any_run_is_any_of_them():
     """The strategy knows every field: an example differs from the default somewhere, for each."""
     drawn = []
 
-    @settings(max_examples=500, phases=[Phase.generate], derandomize=True, database=None)
+    @settings(max_examples=500, deadline=None, phases=[Phase.generate], derandomize=True, database=None)
     @given(runs)
     def draw(run):
         drawn.append(run)

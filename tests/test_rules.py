@@ -341,8 +341,8 @@ def test_a_run_by_name_is_stored_and_goes_on_bit_by_bit(rule, tmp_path, monkeypa
     monkeypatch.setattr(training, "epoch", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         train(run, "cpu", checkpoint=tmp_path / "state")
-    monkeypatch.setattr(training, "epoch", epoch)
     resumed = train(run, "cpu", checkpoint=tmp_path / "state")
+    assert len(calls) == 3 + run.epochs - 2  # two of them are in the checkpoint
     columns = ["train_loss", "test_loss", "nc0", "nc3"]
     assert resumed.frame[columns].equals(whole.frame[columns])
     Store().put(whole)
@@ -396,7 +396,7 @@ def test_nc0_leaves_the_law_where_it_says_so(rule):
 
 
 def test_the_head_may_decay_by_itself():
-    """Each of the four ways in turn, against a Run where all decays alike, and the law of SGD's head alone."""
+    """Against a Run where all decays alike, and the law of SGD's head alone."""
     alike = train(Run(coupled_wd=0.1, **QUICK), "cpu")
     same = train(Run(coupled_wd=0.1, head_coupled_wd=0.1, head_decoupled_wd=0.0, **QUICK), "cpu")
     assert same.frame["nc0"].equals(alike.frame["nc0"])
@@ -405,6 +405,22 @@ def test_the_head_may_decay_by_itself():
     np.testing.assert_allclose(head.frame["nc0"] / head.frame["nc0"].iloc[0], law, rtol=1e-4)
     rates = lr_per_step(head.run, 300)
     np.testing.assert_allclose(law[-1], np.prod(1 - 2.0 * rates), rtol=1e-9)
+
+
+@pytest.mark.parametrize("backbone", [(0.3, 0.0), (0.0, 0.3)])
+@pytest.mark.parametrize("head", [(0.7, 0.0), (0.0, 0.7), (0.0, 0.0), (0.2, 0.5)])
+def test_a_step_decays_head_and_backbone_each_in_its_way(backbone, head):
+    """W' = (1 - lr wd) W - lr (gradient + wd W), the decoupled decay and the coupled one, with those of each part."""
+    backbone_w, head_w = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 3))
+    decays = {"coupled_wd": backbone[0], "decoupled_wd": backbone[1]}
+    decays |= {"head_coupled_wd": head[0], "head_decoupled_wd": head[1]}
+    optimizer = make_optimizer([backbone_w, head_w], "sgd", lr=0.1, head=[head_w], **decays)
+    for p, (coupled, decoupled) in ((backbone_w, backbone), (head_w, head)):
+        p.grad = torch.full_like(p, 2.0)
+        p.expected = 1 - 0.1 * decoupled - 0.1 * (2 + coupled * (1 - 0.1 * decoupled))
+    optimizer.step()
+    for p in (backbone_w, head_w):
+        np.testing.assert_allclose(p.detach(), p.expected, rtol=1e-6)
 
 
 def test_a_centred_head_changes_nothing_but_nc0_under_decoupled_decay():

@@ -147,6 +147,7 @@ def test_a_graph_that_fails_or_lies_changes_nothing_and_is_told_once(rule, how, 
     [
         {},
         {"rule": "adam", "augment": "crop-flip"},
+        {"rule": "adam", "augment": "crop-flip-measured"},
         {"rule": "signum", "precision": "bf16"},
         {"rule": "adam", "schedule": "cosine"},
         {"net": "released", "decay_on": "matrices"},

@@ -127,8 +127,8 @@ def test_the_search_finds_what_it_looks_for(code):
 
 
 PRIVATE = re.compile(
-    r"/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\|(ghp|gho|github_pat|glpat|hf|sk|pk|xox[bp])[_-][A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}"
-    r"|-----BEGIN|(?i:password|api_key|secret|token)\s*=\s*['\"]"
+    r"/home/|/root/|/Users/|/tmp/|/work/|\b[A-Z]:\\{1,2}\w|(ghp|gho|github_pat|glpat|hf|sk|pk|xox[bp])[_-][A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{16}"
+    r"|-----BEGIN|(?i:password|api_key|secret|token)\s*=\s*\\?['\"]"
 )
 
 
@@ -147,6 +147,13 @@ def test_no_absolute_path_and_no_token(path):
 
 
 def test_the_search_finds_paths_and_tokens():
-    for text in ("see /home/me/x", "hf_" + "a1" * 12, "token = 'x'", "C:\\\\Users"):
+    for text in (
+        "see /home/me/x",
+        "hf_" + "a1" * 12,
+        "token = 'x'",
+        r"token = \"x\"",
+        r"C:\\Users",
+        r"C:\Users",
+    ):
         assert PRIVATE.search(text)
     assert not PRIVATE.search("`papermill chapters/03_adamw.ipynb out.ipynb`, tokens [N, p], a class token")

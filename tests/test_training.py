@@ -92,34 +92,6 @@ def test_same_run_same_history():
     assert (other["nc0"] != first["nc0"]).all()
 
 
-@pytest.mark.parametrize("augment", ["none", "crop-flip-measured"])
-@pytest.mark.parametrize("rule", ["sgd", "adam", "signum"])
-def test_a_replayed_step_is_the_step(rule, augment, monkeypatch):
-    """All of the GPU's path but the capture: static inputs, a capture for each learning rate, the small last batch."""
-    run = Run(
-        rule=rule, width=2, epochs=4, n_train=650, decoupled_wd=0.1, measure="ends", augment=augment
-    )  # 5 batches of 128 and one of 10
-    whole = train(run, "cpu")
-    captures, replays = [], []
-
-    class Graphed(step.Step):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            self.graphed = True
-
-    def captured(call):
-        captures.append(call)
-        return lambda: replays.append(call())
-
-    monkeypatch.setattr(training, "Step", Graphed)
-    monkeypatch.setattr(step, "_captured", captured)
-    monkeypatch.setattr(step, "_aside", lambda call: call())
-    again = train(run, "cpu")
-    pd.testing.assert_frame_equal(whole.frame.drop(columns="gram"), again.frame.drop(columns="gram"))
-    # three rates in four epochs; each graph replays what warmed it up, to prove itself
-    assert len(captures) == 3 and len(replays) == 4 * 5 - 3 * Graphed.WARM_UP + 3 * Graphed.WARM_UP
-
-
 def test_a_network_with_dropout_is_never_replayed():
     """Its masks come from a generator that a CUDA graph would not advance."""
     images = torch.zeros(2, 1, 8, 8)
