@@ -1,4 +1,5 @@
-# make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|protocol|paper, PYTHON=python3.12, PIN=constraints.txt)
+# make book | pdf | test | lint | bench | soak | mutate | audit      (PROFILE=laptop|quick|protocol|paper)
+# PYTHON=python3.12 and PIN=constraints.txt count when the environment is made: with the first call, or after `make clean`.
 # REPOSITORY=https://github.com/OWNER/NAME puts launch buttons on the pages: for Binder, and for Colab after `make fork`.
 PROFILE ?= laptop
 PYTHON ?= python3
@@ -17,7 +18,9 @@ SITE := _build/$(PROFILE)
 CHAPTERS := $(notdir $(wildcard chapters/*.ipynb))
 PAGES := _toc.yml README.md CONTRIBUTING.md $(wildcard chapters/*.md chapters/*.bib static/*)
 SCRIPTS := _build/npm/done
-CODE := $(wildcard ncutils/*.py ncutils/book/*.py ncutils/book/widgets/*) $(wildcard results/*.parquet results/*.csv)
+# grids, which several chapters read; a chapter's own file is among its prerequisites
+GRIDS := $(foreach f,$(wildcard params/*/*.yaml),$(if $(wildcard chapters/$(notdir $(f:.yaml=.ipynb))),,$(f)))
+CODE := $(wildcard ncutils/*.py ncutils/*.csv ncutils/book/*.py ncutils/book/widgets/*) $(wildcard results/*.parquet results/*.csv) $(GRIDS)
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)

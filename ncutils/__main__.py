@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from ncutils import sweeps
@@ -27,11 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     sweep.set_defaults(call=_sweep)
     sweep.add_argument("grid", type=Path, help="for example params/paper/grid.yaml")
     sweep.add_argument("--dry-run", action="store_true", help="count and estimate, train nothing")
-    sweep.add_argument("--device", help="cpu or cuda (default: the GPU if there is one)")
+    sweep.add_argument("--device", help="cpu or cuda (default: the GPU if there is one, with --ray cpu)")
     either = sweep.add_mutually_exclusive_group()
     either.add_argument("--workers", type=int, help="processes here (default: one a core, one on a GPU)")
     either.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: 'auto', or the head node's address")
-    sweep.add_argument("--gpus-per-run", type=float, default=1.0, help="share of a GPU a run, with --ray")
+    share = "share of a GPU a run (default: 1), with --ray and --device cuda"
+    sweep.add_argument("--gpus-per-run", type=float, help=share)
     runs = commands.add_parser("runs", help="one line a stored run: its fields and its final row")
     runs.set_defaults(call=_runs)
     runs.add_argument("--csv", action="store_true", help="all columns, as CSV")
@@ -72,6 +74,9 @@ def _text(argument: str) -> str:
 def _sweep(options) -> int | None:
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"workers = {options.workers} is not allowed: it must be 1 or more")
+    of_gpus = options.ray and (options.device or "").startswith("cuda")
+    if options.gpus_per_run is not None and not of_gpus:
+        raise ValueError("gpus-per-run is not allowed without --ray and --device cuda")
     entries, store = read_grid(options.grid), Store()
     distinct = list({run.hash: run for _, run in entries}.values())
     missing = [run for run in distinct if run not in store]
@@ -79,7 +84,8 @@ def _sweep(options) -> int | None:
     if options.dry_run:
         print(sweeps.plan(entries, missing, options.device, options.workers))
         return 0
-    how, started = (options.device, options.workers, options.ray, options.gpus_per_run), time.perf_counter()
+    gpus = 1.0 if options.gpus_per_run is None else options.gpus_per_run
+    how, started = (options.device, options.workers, options.ray, gpus), time.perf_counter()
     try:
         histories = sweeps.train_all(distinct, store, *how)
     except KeyboardInterrupt:
@@ -117,13 +123,13 @@ def _pack(options) -> None:
         commit = options.commit or present_commit()  # before anything is written
     if options.file.is_file():
         try:
-            lost = read(options.file).keys() - {h.run.hash for h in histories}
+            with warnings.catch_warnings(record=True) as unknown:  # runs that this version leaves out
+                warnings.simplefilter("always")
+                others = read(options.file).keys() - {h.run.hash for h in histories}
         except ValueError:
             raise ValueError(f"{options.file} is there and no file of runs: name another one") from None
-        if lost:
-            raise ValueError(
-                f"{options.file} holds {len(lost)} other runs: remove it first, or name another one"
-            )
+        if lost := len(others) + len(unknown):
+            raise ValueError(f"{options.file} holds {lost} other runs: remove it first, or name another one")
     write(histories, options.file)
     if options.made_by:
         describe(options.file, options.made_by, commit)

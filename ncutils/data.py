@@ -74,7 +74,7 @@ class Pixels:
 
     def __init__(self, pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor):
         self.pixels, self.mean, self.std = pixels, mean, std
-        self.shape, self.device = pixels.shape, pixels.device
+        self.shape = pixels.shape
 
     def __getitem__(self, indices) -> torch.Tensor:
         return (self.pixels[indices].float() - self.mean) / self.std
@@ -188,7 +188,7 @@ def load(
 
     With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear). `fit`, "pad" or
     "resize", is what brings a source's 28 x 28 images to 32 x 32; `scale` is "measured" or "published".
-    Raises ValueError for an unknown name, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
+    Raises ValueError for an unknown name or fit, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
     where files are missing.
     """
     if fit not in ("pad", "resize"):

@@ -126,12 +126,17 @@ def find_rule(rule: str) -> Callable[..., torch.optim.Optimizer]:
     supported = pytorch_optimizer.get_supported_optimizers()
     if name in supported and (name == rule or _two_rules(pytorch_optimizer.load_optimizer(name))):
         return pytorch_optimizer.load_optimizer(name)
-    close = difflib.get_close_matches(rule, {*supported, *of_torch, *RULES}, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = did_you_mean(rule, {*supported, *of_torch, *RULES})
     raise ValueError(
         f"rule = {rule!r} is not allowed: {hint}it must be {', '.join(map(repr, RULES))}, or the name of an optimizer "
         "of torch or of pytorch-optimizer in lower case"
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known names, if one is near."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def _two_rules(optimizer: Callable) -> bool:

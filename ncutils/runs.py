@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import difflib
 import functools
 import hashlib
 import json
@@ -18,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ncutils import data, theory
 from ncutils.models import ARCHITECTURES, NETS
-from ncutils.optimizers import NAMES, OWN_RULES, RULES, check_rule, find_rule
+from ncutils.optimizers import NAMES, OWN_RULES, RULES, check_rule, did_you_mean, find_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -341,9 +340,7 @@ def _one_sentence(error: ValidationError, fields) -> str:
 
 def unknown(name: str, known, these: str) -> str:
     """The sentence about a mistyped parameter."""
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown parameter {name!r}: {hint}{these} {', '.join(known)}"
+    return f"unknown parameter {name!r}: {did_you_mean(name, known)}{these} {', '.join(known)}"
 
 
 def shorten(value) -> str:

@@ -334,7 +334,7 @@ def read(path: Path) -> dict[str, History]:
     return found
 
 
-@functools.lru_cache(32)  # enough for the shipped files, which hold many runs each
+@functools.lru_cache(64)  # enough for the shipped files, which hold many runs each
 def _frames(path: Path, modified: int) -> dict[str, pd.DataFrame]:
     """The frames in a file by hash of their run. Raises ValueError where they cannot be read."""
     content = path.read_bytes()  # an OSError is no fault of the file's

@@ -70,7 +70,7 @@ def train_all(
             workers = min(workers or default_workers(device), len(missing))
             one_pass = functools.partial(_trained, workers=workers, progress=progress)
         one_pass = functools.partial(one_pass, store=store, device=device)
-        errors = []
+        errors, done = [], 0
         # the bar counts the work of a run, so that its time left holds for runs of different length
         bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
         bar.unit_scale = True
@@ -83,7 +83,7 @@ def train_all(
                     errors.append(result)
                 else:
                     found[run.hash] = result
-                done = sum(found[r.hash] is not None for r in missing)
+                    done += 1
                 bar.set_postfix_str(f"{done} of {len(missing)} runs", False)
                 bar.update(_work(run))
         if errors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -150,13 +151,19 @@ class State:
         state = {"run": self.run.hash, "progress": progress, "order": self.order.get_state()}
         state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         content = io.BytesIO()
-        torch.save(state, content)
-        content.seek(0)
         try:
+            torch.save(state, content)
+            content.seek(0)
             if beyond := torch.serialization.get_unsafe_globals_in_checkpoint(content):
                 raise ValueError(f"rule {self.run.rule!r} keeps a {beyond[0]}, which none can hold")
             write_whole(checkpoint, content.getvalue())
-        except (OSError, ValueError) as error:  # the run may still end well
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            pickle.PicklingError,
+        ) as error:  # the run may still end well
             warnings.warn(f"training goes on without a new checkpoint: {error}", stacklevel=3)
             return None
         return content.getvalue()

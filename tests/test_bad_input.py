@@ -114,6 +114,7 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
         (["sweep", "."], "grid = '.' is not a file"),
         (["sweep", "binary.yaml"], "binary.yaml is not YAML"),
         (["sweep", "grid.yaml", "--workers", "0"], "workers = 0 is not allowed"),
+        (["sweep", "grid.yaml", "--gpus-per-run", "0.5"], "gpus-per-run is not allowed without --ray and"),
         (["sweep", "grid.yaml", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
         (["sweep", "grid.yaml", "--dry-run", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
         (["runs", "--where", "widht=8"], "unknown field 'widht'"),

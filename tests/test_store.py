@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import ncutils
 from ncutils import store as stores
 from ncutils import sweeps
 from ncutils.__main__ import main
 from ncutils.files import set_aside
+from ncutils.optimizers import RULES
 from ncutils.store import Store, table, write
 from ncutils.sweeps import train_all
 from ncutils.training import History, Run, train
@@ -484,7 +486,7 @@ def test_what_was_set_aside_stays_when_more_is(tmp_path):
 
 
 @pytest.mark.counts("bad inputs refused")
-def test_pack_writes_over_nothing_that_would_be_lost(tmp_path, capsys):
+def test_pack_writes_over_nothing_that_would_be_lost(tmp_path, capsys, monkeypatch):
     train_all([Run(seed=s, **QUICK) for s in range(3)], workers=1)
     file, text = tmp_path / "runs.parquet", tmp_path / "precious.txt"
     assert main(["pack", str(file), "--where", "seed=0"]) == 0
@@ -493,6 +495,12 @@ def test_pack_writes_over_nothing_that_would_be_lost(tmp_path, capsys):
     before = file.read_bytes()
     assert main(["pack", str(file), "--where", "seed=1"]) == 2
     assert f"{file} holds 2 other runs: remove it first, or name another one" in capsys.readouterr().err
+    with monkeypatch.context() as patch:  # a notebook's own rule, which a later session does not know
+        patch.setitem(RULES, "mine", lambda params, lr, momentum, wd, *_: torch.optim.SGD(params, lr))
+        own = tmp_path / "own.parquet"
+        write([History(Run(rule="mine", **QUICK), h.frame, h.info) for h in Store().histories()[:1]], own)
+    assert main(["pack", str(own)]) == 2
+    assert f"{own} holds 1 other runs" in capsys.readouterr().err
     text.write_text("precious")
     assert main(["pack", str(text)]) == 2
     assert f"{text} is there and no file of runs: name another one" in capsys.readouterr().err

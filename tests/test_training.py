@@ -14,6 +14,7 @@ import torch
 from ncutils import data, step, training
 from ncutils.metrics import KEYS, nc_metrics
 from ncutils.models import ARCHITECTURES, NETS, RELEASED, Dropout, conv_block
+from ncutils.optimizers import RULES
 from ncutils.runs import exact_law, lr_schedule, measured_epochs
 from ncutils.sweeps import train_all
 from ncutils.theory import nc0_law
@@ -688,6 +689,20 @@ def test_a_whole_checkpoint_is_kept_when_it_cannot_be_read_now(error, tmp_path, 
     with pytest.raises((error, MemoryError)):
         train(run, "cpu", progress=False, checkpoint=path)
     assert [p.name for p in tmp_path.iterdir()] == ["state"] and path.read_bytes() == states[0]
+
+
+def test_a_rule_of_ones_own_that_cannot_be_pickled_trains_without_a_checkpoint(tmp_path, monkeypatch):
+    def mine(params, lr, momentum, wd, beta2, eps):
+        optimizer = torch.optim.SGD(params, lr)
+        optimizer.param_groups[0]["clip"] = lambda gradient: gradient
+        return optimizer
+
+    monkeypatch.setitem(RULES, "mine", mine)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    run = Run(rule="mine", arch="mlp", width=1, epochs=2, n_train=40)
+    with pytest.warns(UserWarning, match="training goes on without a new checkpoint: "):
+        train(run, "cpu", progress=False, checkpoint=tmp_path / "state")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_rule_whose_state_no_checkpoint_can_hold_trains_without_one(tmp_path, monkeypatch):

@@ -4,18 +4,9 @@ import json
 import subprocess
 import sys
 
-command = [
-    "pip_audit",
-    "-r",
-    sys.argv[1],
-    "--no-deps",
-    "--disable-pip",
-    "--progress-spinner",
-    "off",
-    "-f",
-    "json",
-]
-done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+flags = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "-f", "json"]
+command = [sys.executable, "-m", "pip_audit", "-r", sys.argv[1], *flags]
+done = subprocess.run(command, capture_output=True, text=True, check=False)
 try:
     packages = json.loads(done.stdout)["dependencies"]
 except (ValueError, KeyError):

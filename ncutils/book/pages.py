@@ -258,10 +258,9 @@ def protocol(**fields) -> dict[str, Groups]:
     largest first ("width 64", ...), and by optimizer; gauge-fixed metrics among the columns of their frames."""
     by_width: dict[int, Groups] = {}
     for path in map(project_folder, ("params/protocol/grid.yaml", "params/protocol/width64.yaml")):
-        for name, histories in stored_grid(path)[0].items():
+        for name, histories in stored_grid(path, **fields)[0].items():
             for h in histories:
-                if all(getattr(h.run, field) == value for field, value in fields.items()):
-                    by_width.setdefault(h.run.width, {}).setdefault(name, []).append(h)
+                by_width.setdefault(h.run.width, {}).setdefault(name, []).append(h)
     return {f"width {width}": with_gauge_fixed(by_width[width]) for width in sorted(by_width, reverse=True)}
 
 
@@ -280,8 +279,9 @@ def elsewhere(
     """
     other = "quick" if profile == "laptop" else "laptop"
     file = f"params/{other}/{chapter}.yaml"
-    cells = get_ipython().user_ns["In"]
-    values = {name: ast.literal_eval(expression) for name, expression in _declared(cells).items()}
+    names = get_ipython().user_ns
+    cells = names["In"]
+    values = {name: _default(name, value, names[name]) for name, value in _declared(cells).items()}
     given = yaml.safe_load(project_folder(file).read_text("utf-8")) or {}
     there = Parameters(**check_parameters(cells, values | given))
     found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in runs(there).items()}

@@ -12,6 +12,7 @@ import pandas as pd
 from ncutils import analysis
 from ncutils.book import claims, verdicts
 from ncutils.book.verdicts import VERDICTS, Counted, Statement
+from ncutils.files import write_whole
 from ncutils.optimizers import OPTIMIZERS
 
 
@@ -369,4 +370,4 @@ def _put(page: Path, text: str, what: str = "scoreboard") -> None:
     _, end, tail = rest.partition(last)
     if not start or not end:
         raise ValueError(f"{page} has no place for the {what}: {first} and {last}")
-    page.write_text(f"{head}{start}\n{text}\n\n{end}{tail}", "utf-8")
+    write_whole(page, f"{head}{start}\n{text}\n\n{end}{tail}".encode())

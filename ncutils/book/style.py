@@ -9,6 +9,7 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ncutils.optimizers import OPTIMIZERS
@@ -57,8 +58,7 @@ def contrast(one: str, other: str) -> float:
     """Of two colours #rrggbb: (L1 + 0.05) / (L2 + 0.05) of their relative luminances, 1 to 21 (WCAG 2)."""
 
     def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     dark, light = sorted(map(luminance, (one, other)))
@@ -69,7 +69,7 @@ def contrast(one: str, other: str) -> float:
 def in_dark(colour: str) -> str:
     """The colour of the same hue that stands out from a dark page as this one does from a white one, or white."""
     wanted, black = contrast(colour, "#ffffff"), contrast(DARK, "#000000")
-    hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+    hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
     low, high, found = 0.0, 1.0, "#ffffff"
     for _ in range(12):
         middle = (low + high) / 2
