@@ -1,8 +1,8 @@
 """Neural collapse under different optimizers: metrics (NC0 to NC4) and `measure`, which takes them of any model; theory (closed
 forms), training (Run -> History), a store of runs, sweeps and analysis; `ncutils.book` draws the book that stands on them.
 
-An import only ever points from later to earlier: files, machine, metrics, measuring, theory, data, models, optimizers, census, runs, step,
-training, store, sweeps, analysis; then book.
+An import only ever points from later to earlier: files, machine, metrics, measuring, theory, data, models, optimizers, census,
+runs, step, training, store, sweeps, analysis; then book.
 """
 
 from typing import TYPE_CHECKING

@@ -209,8 +209,8 @@ def ratio_of_medians(
 
     Medians are taken of logarithms. What depends on one another is drawn together, with replacement (`_resampled`): where
     there are five or more pairs of network and data, all runs of such a pair, so that the interval is one for other networks
-    and data; else those that are `like` one another (one setting and seed, several
-    decays), and it is one for other seeds and settings of these. A pair of which one value is not known is left out. All is
+    and data; else those that are `like` one another (one setting and seed, several decays), and it is one for other seeds and
+    settings of these. A pair of which one value is not known is left out. All is
     nan without a pair, the interval where there are fewer than five of either.
     """
     found = found.dropna(subset=[column, f"{column}_coupled"])

@@ -188,8 +188,8 @@ def load(
 
     With `image_size`, folders are Streamed, and the images of other data sets brought to that size (bilinear). `fit`, "pad" or
     "resize", is what brings a source's 28 x 28 images to 32 x 32; `scale` is "measured" or "published".
-    Raises ValueError for an unknown name or fit, too large an n_train or n_test, or a scale that is not published, FileNotFoundError
-    where files are missing.
+    Raises ValueError for an unknown name or fit, too large an n_train or n_test, or a scale that is not published,
+    FileNotFoundError where files are missing.
     """
     if fit not in ("pad", "resize"):
         raise ValueError(f"fit = {fit!r} is not allowed: use 'pad' or 'resize'")

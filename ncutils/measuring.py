@@ -369,8 +369,8 @@ class _Network:
         linear = [module for module in self.names if isinstance(module, nn.Linear)]
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
-        whole = dict.fromkeys(map(self._whole, linear))
-        self.candidates = [*whole] if head is None else [self._module("head", head)]
+        named = [] if head is None else [self._module("head", head)]
+        self.candidates = named or list(dict.fromkeys(map(self._whole, linear)))
         layers = [layers] if isinstance(layers, str | nn.Module) else layers or ()
         self.layers = {self.names[m]: m for m in (self._module("layers", layer) for layer in layers)}
 
@@ -378,8 +378,10 @@ class _Network:
         """The layer that a linear one is part of: an adapter's lies in one whose weight is that of another inside."""
         path = self.names[linear].split(".")
         for module in (self.model.get_submodule(".".join(path[:i])) for i in range(len(path))):
-            weights = [m.weight for m in module.modules() if isinstance(m, nn.Linear)]
-            if any(getattr(module, "weight", None) is weight for weight in weights):
+            weight = getattr(module, "weight", None)
+            if weight is not None and any(
+                m.weight is weight for m in module.modules() if isinstance(m, nn.Linear)
+            ):
                 return module
         return linear
 

@@ -252,8 +252,8 @@ def make_optimizer(
 
     `rule` is a key of RULES, or the name of an optimizer of torch or pytorch-optimizer (`find_rule`). Such a one decays by
     this project's means, its own decay off (but for asgd's `lambd`, 1e-4); `momentum` is its momentum or first beta, and all
-    else its own (`beta2` and `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter, BatchNorm and bias parameters
-    (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
+    else its own (`beta2` and `eps`, too) unless `options` gives it. `decay_on` is "all" or "matrices": with the latter,
+    BatchNorm and bias parameters (one dimension) do not decay. `head` are the classifier's parameters among `params`, W [K, p] first; they may decay
     differently (None: as all else), and with `centre_head` the mean row of W is taken off after each "step", or off its
     "gradient" before each: there it is the rounding of a softmax near 0 and 1. Decoupled decay reads lr from the parameter
     group at each step, so schedules apply to it; as coupled decay, it leaves parameters without a gradient alone. Decays and

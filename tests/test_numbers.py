@@ -135,6 +135,8 @@ def test_sentences_and_table_say_what_is_stored(chapter, stored, count):
         r"(\w+) takes NC0 from ([\d.]+) to ([\d.e-]+) and ends with NC3 = (\d+\.\d+)", text_of(chapter)
     )
     assert {name for name, *_ in claims} == set(OPTIMIZERS)
+    ends = {name: float(end) for name, _, end, _ in claims}
+    assert ends["Adam"] < 1 < ends["AdamW"]
     for name, start, end, nc3 in claims:
         runs = main_runs(stored, name)
         assert start == f"{runs.nc0_0.mean():.3g}" and end == f"{runs.nc0.mean():.3g}", name

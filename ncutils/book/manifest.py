@@ -12,7 +12,8 @@ from ncutils.store import read
 
 
 def describe(path: Path, command: str, commit: str) -> None:
-    """Writes a file's line in manifest.csv beside it: the command and the code's commit that made its runs, devices, seconds of training in all, number of runs, and of those that the paper's filter drops."""
+    """Writes a file's line in manifest.csv beside it: the command and the code's commit that made its runs, devices, seconds
+    of training in all, number of runs, and of those that the paper's filter drops."""
     manifest = path.with_name("manifest.csv")
     known = (
         pd.read_csv(manifest, index_col="file", dtype={"commit": str})
