@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from ncutils import machine
 from ncutils.files import chosen_folder
@@ -354,6 +355,14 @@ def _unconstrained() -> tuple[Split, Split]:
     return draw(10_000), draw(0)
 
 
+def _alone(root: Path, name: str):
+    """Of several processes that lack a data set one downloads it, and the others wait; of a folder that is only read, nothing."""
+    if not os.access(root if root.exists() else root.parent, os.W_OK):
+        return contextlib.nullcontext()
+    root.mkdir(parents=True, exist_ok=True)
+    return FileLock(root / f".{name}.lock")
+
+
 def _torchvision(name: str) -> tuple[Split, Split]:
     from torchvision import datasets  # takes a second to import: only for those who need it
 
@@ -366,6 +375,7 @@ def _torchvision(name: str) -> tuple[Split, Split]:
                 open(os.devnull, "w", encoding="utf-8") as null,
                 contextlib.redirect_stdout(null),
                 contextlib.redirect_stderr(null),
+                _alone(root, name),
             ):
                 files = getattr(datasets, name)(root=root, train=train, download=True)
             if len(files.data) != len(files.targets):

@@ -533,9 +533,13 @@ def test_one_sentence_is_seen_without_running_the_chapter(tmp_path):
     assert "One more sentence." in now.cells[0].source and len(now.cells) == len(chapter.cells) + 1
     kept, before = ([c.outputs for c in nb.cells if c.cell_type == "code"] for nb in (now, ran))
     assert kept == before and kept[-1][0].text == "kept"
-    next(c for c in chapter.cells if c.cell_type == "code").source += "\nmore = 1"
-    nbformat.write(chapter, tmp_path / "in.ipynb")
-    assert not new_prose(tmp_path / "in.ipynb", out)
+    first = next(c for c in chapter.cells if c.cell_type == "code")
+    for change in ({"source": first.source + "\nmore = 1"}, {"metadata": {"tags": ["another"]}}):
+        kept = {name: first[name] for name in change}
+        first.update(change)
+        nbformat.write(chapter, tmp_path / "in.ipynb")
+        assert not new_prose(tmp_path / "in.ipynb", out)
+        first.update(kept)
     assert not new_prose(tmp_path / "in.ipynb", tmp_path / "nothing.ipynb")
 
 

@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import torch
 from PIL import Image
 
 from ncutils import data, step
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_digits_are_whole_balanced_and_standardised():
@@ -53,6 +58,36 @@ def test_balanced_subsets_are_nested():
     for n in (7, 70, 140):
         assert (np.bincount(labels[order[:n]]) == n // 7).all()
     assert set(data.balanced_order(labels)[:35]) <= set(order[:70])
+
+
+FIRST_DOWNLOAD = """
+import time
+import numpy as np
+from torchvision import datasets
+from ncutils import data
+
+class Slow:  # as torchvision's, it takes a file that is there for a whole one
+    def __init__(self, root, train, download):
+        file = root / "images"
+        if not file.exists():
+            (root / "downloads").open("a").write("one ")
+            for _ in range(10):
+                file.open("a").write("part ")
+                time.sleep(0.1)
+        assert len(file.read_text().split()) == 10, "not whole"
+        self.data, self.targets = np.zeros((10, 28, 28), np.uint8), np.arange(10)
+
+datasets.MNIST = Slow
+data.splits("MNIST")
+"""
+
+
+def test_of_two_first_downloads_one_waits_for_the_other(tmp_path):
+    environment = os.environ | {"NCUTILS_DATA": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FIRST_DOWNLOAD]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(*process.communicate()[1:], process.returncode) for process in both] == [("", 0)] * 2
+    assert (tmp_path / "data/downloads").read_text() == "one "
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])

@@ -14,8 +14,10 @@ import nbformat
 INJECTED = "injected-parameters"  # papermill's tag
 
 
-def code(cells) -> list[str]:
-    return [c.source for c in cells if c.cell_type == "code" and INJECTED not in c.metadata.get("tags", [])]
+def code(cells) -> list[tuple[str, list[str]]]:
+    """Source and tags of each code cell, but for papermill's own."""
+    found = [(c.source, c.metadata.get("tags", [])) for c in cells if c.cell_type == "code"]
+    return [(source, tags) for source, tags in found if INJECTED not in tags]
 
 
 def new_prose(chapter: Path, out: Path) -> bool:
