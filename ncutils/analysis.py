@@ -259,12 +259,12 @@ def pairs(coupled: list[History], decoupled: list[History], column: str) -> tupl
     return int((found[column] > found[f"{column}_coupled"]).sum()), len(found)
 
 
-def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> tuple[str, list[float]]:
-    """The counts of `pairs` for one rule, as half a sentence and as shares."""
+def pairs_in_words(groups: Groups, decoupled: str, columns=("nc0", "nc3")) -> str:
+    """The counts of `pairs` for one rule, as half a sentence."""
     coupled = COUPLED[decoupled]
     counts = {c: pairs(groups[coupled], groups[decoupled], c) for c in columns}
     text = ", ".join(f"{c.upper()} in {k} of {n}" for c, (k, n) in counts.items())
-    return f"{decoupled} above {coupled} in {text} pairs", [k / n if n else 0.0 for k, n in counts.values()]
+    return f"{decoupled} above {coupled} in {text} pairs"
 
 
 def rank_correlation(histories: list[History], column: str, along: str = "wd") -> tuple[float, int]:

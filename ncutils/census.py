@@ -53,12 +53,12 @@ def leak(rule: str, dtype=torch.float64, loss: str = "cross-entropy", k: int = 1
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(0)  # of rules that draw numbers
         optimizer = make_optimizer([w], rule, lr=lr, momentum=momentum, head=[w])
-        for mode in ("train", "eval"):  # rules with a second copy of the weights
-            getattr(optimizer, mode, lambda: None)()
-            for _ in range(steps if mode == "train" else 0):
-                optimizer.zero_grad()
-                LOSSES[loss](x @ w.T, y).backward()
-                optimizer.step()
+        getattr(optimizer, "train", lambda: None)()  # of rules with a second copy of the weights
+        for _ in range(steps):
+            optimizer.zero_grad()
+            LOSSES[loss](x @ w.T, y).backward()
+            optimizer.step()
+        getattr(optimizer, "eval", lambda: None)()
     moved = (w.detach() - start).double()
     if not moved.isfinite().all():
         raise ArithmeticError("it diverges at its own settings")

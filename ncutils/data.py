@@ -9,7 +9,7 @@ where an image_size is given; then they are cropped to squares and stay on disk,
 alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
-training images in use (`scale="published"`: by `PUBLISHED`, as the authors' released code does); 28 x 28 images are
+training images in use, of up to 1,000 of those that stay on disk (`scale="published"`: by `PUBLISHED`, as the authors' released code does); 28 x 28 images are
 zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented (`CropFlip` does it, where a Run asks for it).
 """
 
@@ -210,7 +210,7 @@ def _load(
     `source` those that a notebook defined one after another."""
     both = splits(name, fit)
     n_classes = int(both[0].labels.max()) + 1
-    chosen = [_chosen(split, *n, name) for split, n in zip(both, (("n_train", n_train), ("n_test", n_test)))]
+    chosen = [_chosen(both[0], "n_train", n_train, name), _chosen(both[1], "n_test", n_test, name)]
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
     published = (
         [255 * torch.tensor(v)[:, None, None] for v in PUBLISHED[name]] if scale == "published" else None
@@ -319,9 +319,8 @@ def _digits(n_classes: int = 10) -> tuple[Split, Split]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    images, labels = load_digits(return_X_y=True)
-    chosen = labels < n_classes
-    images, labels = images[chosen].reshape(-1, 1, 8, 8), labels[chosen]
+    images, labels = load_digits(n_class=n_classes, return_X_y=True)
+    images = images.reshape(-1, 1, 8, 8)
     n_test = 360 * len(labels) // 1797
     train, test = train_test_split(np.arange(len(labels)), test_size=n_test, stratify=labels, random_state=0)
     return Split(labels[train], images[train].__getitem__), Split(labels[test], images[test].__getitem__)
@@ -356,11 +355,10 @@ def _unconstrained() -> tuple[Split, Split]:
 
 
 def _alone(root: Path, name: str):
-    """Of several processes that lack a data set one downloads it, and the others wait; of a folder that is only read, nothing."""
-    if not os.access(root if root.exists() else root.parent, os.W_OK):
-        return contextlib.nullcontext()
-    root.mkdir(parents=True, exist_ok=True)
-    return FileLock(root / f".{name}.lock")
+    """Of several processes that lack a data set one downloads it, and the others wait; none can where the folder is only read."""
+    with contextlib.suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+    return FileLock(root / f".{name}.lock") if os.access(root, os.W_OK) else contextlib.nullcontext()
 
 
 def _torchvision(name: str) -> tuple[Split, Split]:

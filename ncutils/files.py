@@ -41,9 +41,13 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def set_aside(path: Path, reason) -> None:
-    """Renames a file that cannot be used, so that it is made anew and can still be looked at, and warns."""
+    """Renames a file that cannot be used, so that it is made anew and can still be looked at, or leaves it out; and warns."""
     aside, n = path.with_name(f"{path.name}.unreadable"), 1
     while aside.exists():  # what was set aside before may be looked at, too
         aside, n = path.with_name(f"{path.name}.unreadable{n}"), n + 1
-    os.replace(path, aside)
-    warnings.warn(f"{path} is set aside as {aside.name}: {reason}", stacklevel=3)
+    try:
+        os.replace(path, aside)
+        done = f"set aside as {aside.name}"
+    except OSError:  # the folder is read-only, or another process was faster
+        done = "left out"
+    warnings.warn(f"{path} is {done}: {reason}", stacklevel=4)

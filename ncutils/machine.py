@@ -71,7 +71,7 @@ def _flush_denormals_in_all_threads() -> None:
 
 def _flushes_denormals() -> bool:
     """Whether this thread takes denormal numbers for zero; torch has no question for it."""
-    return float(torch.tensor(1e-40, device="cpu") * 1) == 0
+    return float(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1) == 0
 
 
 _flush_denormals_in_all_threads()
@@ -86,22 +86,27 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
         raise ValueError(
             f"threads = {threads!r} is not allowed: it must be a whole number, 1 or more, or none"
         )
-    threads_before, benchmark_before = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    flushed_before = _flushes_denormals()
-    torch.set_num_threads(threads or (min(threads_before, usable_cores()) if wide else 1))
-    torch.backends.cudnn.benchmark = True
-    torch.set_flush_denormal(True)
-    if wide and device.type == "cpu":
-        keep_freed_memory(True)
-    dtype_before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    on_card = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    # orders and seeds are drawn on the CPU, whatever `torch.set_default_device` says; such a context costs time in every call
-    default = torch.get_default_device().type
-    on_cpu = contextlib.nullcontext() if default == "cpu" else torch.device("cpu")
     try:
-        # a Run alone says what is computed in bfloat16; a cache of cast weights would last as long as this context
-        with on_card, on_cpu, torch.autocast(device.type, enabled=False, cache_enabled=False):
+        with contextlib.ExitStack() as put_back:
+            put_back.callback(torch.set_num_threads, torch.get_num_threads())
+            put_back.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+            put_back.callback(torch.set_default_dtype, torch.get_default_dtype())
+            put_back.callback(torch.set_flush_denormal, _flushes_denormals())
+            torch.set_num_threads(threads or (min(torch.get_num_threads(), usable_cores()) if wide else 1))
+            torch.backends.cudnn.benchmark = True
+            torch.set_default_dtype(torch.float32)
+            torch.set_flush_denormal(True)
+            if wide and device.type == "cpu":
+                put_back.callback(keep_freed_memory, False)
+                keep_freed_memory(True)
+            if device.type == "cuda":
+                put_back.enter_context(torch.cuda.device(device))
+            # orders and seeds are drawn on the CPU, whatever `torch.set_default_device` says; such a context costs time in
+            # every call
+            if torch.get_default_device().type != "cpu":
+                put_back.enter_context(torch.device("cpu"))
+            # a Run alone says what is computed in bfloat16; a cache of cast weights would last as long as this context
+            put_back.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
             yield
     except torch.OutOfMemoryError as error:
         raise MemoryError(
@@ -116,13 +121,6 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
         if "can't allocate memory" in str(error):  # a CPU's
             raise MemoryError("the machine's memory is full: use a smaller width or batch_size") from error
         raise
-    finally:
-        if wide and device.type == "cpu":
-            keep_freed_memory(False)
-        torch.set_flush_denormal(flushed_before)
-        torch.set_default_dtype(dtype_before)
-        torch.backends.cudnn.benchmark = benchmark_before
-        torch.set_num_threads(threads_before)
 
 
 def keep_freed_memory(keep: bool) -> None:

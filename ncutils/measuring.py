@@ -365,7 +365,7 @@ class _Network:
         self.model, self.device, self.classes = model, device, classes
         self.place = torch.device("cpu") if device.type == "mps" else device
         self.names = {module: name for name, module in model.named_modules()}
-        self.half, self.ran, self.seen, self.widths, self.linear = False, None, {}, {}, {}
+        self.half, self.ran, self.seen, self.widths, self.faults = False, None, {}, {}, {}
         linear = [module for module in self.names if isinstance(module, nn.Linear)]
         if head is None and not linear:
             raise ValueError("model has no torch.nn.Linear: name its last layer with head")
@@ -420,8 +420,8 @@ class _Network:
             return
         given = _first_tensor([*inputs, *kwargs.values()]).detach().clone()
         self.ran = module, given, _first_tensor(output).detach()
-        if module not in self.linear:  # once
-            self.linear[module] = _is_linear(module, *self.ran[1:])
+        if module not in self.faults:  # once
+            self.faults[module] = _fault(module, *self.ran[1:])
         self.half = self.half or torch.is_autocast_enabled(self.device.type)
 
     def parts(self, loader, what: str, labelled: bool = True):
@@ -450,20 +450,8 @@ class _Network:
         if self.ran is None:
             raise ValueError(f"head did not run: none of {', '.join(self.names[m] for m in self.candidates)}")
         module, h, logits = self.ran
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
-            raise ValueError(
-                f"head = {self.names[module]!r} must be a linear layer, with a weight [K, p] for features [n, p]"
-            )
-        if not self.linear[module]:
-            raise ValueError(
-                f"head = {self.names[module]!r} gives other logits than its weight and bias do (an adapter? normalised features?): "
-                "merge them into one linear layer first"
-            )
-        if len(weight) < 2:
-            raise ValueError(
-                f"head = {self.names[module]!r} has {len(weight)} row; neural collapse needs K >= 2 classes"
-            )
+        if fault := self.faults[module]:
+            raise ValueError(f"head = {self.names[module]!r} {fault}")
         self.candidates = [module]  # the same in each batch
         if self.names[module] in self.layers:
             raise ValueError(f"layers names {self.names[module]!r}, the head, whose input is measured anyway")
@@ -564,7 +552,10 @@ def _measured(network, loaders, keep) -> Measurement:
                 sums[name].add(h, labels)
         right += hits.sum()
         size += sum(h.nbytes for h in features.values())
-        kept = None if kept is None or size > keep else [*kept, (features, labels, hits)]
+        if kept is not None:
+            kept.append((features, labels, hits))
+            if size > keep:
+                kept = None
     if not sums:
         raise ValueError("loader gave no batch")
     head, dtypes = network.names[network.head], {name: h.dtype for name, h in features.items()}
@@ -578,7 +569,7 @@ def _measured(network, loaders, keep) -> Measurement:
         means = {name: of_name.means() for name, of_name in sums.items()}
         classifiers = {name: (weight, bias) if name == head else _of_means(mu) for name, mu in means.items()}
         collapse = _collapse(means, classifiers, dtypes)
-        again = {n: metrics.ClassSums(len(mu), mu.shape[1], place) for n, mu in means.items()}
+        again = {n: metrics.ClassSums(len(mu), mu.shape[1], place) for n, mu in means.items() if kept is None}
     for features, labels, _ in kept if kept is not None else network.parts(loaders["loader"], "loader"):
         with metrics.full_precision(place):
             for name, h in features.items():
@@ -775,17 +766,22 @@ def _moved(inputs, device):
     return inputs
 
 
-def _is_linear(module, h, logits) -> bool:
-    """Whether a layer's output is W h + b of its own `weight` and `bias`, but for the rounding of half precision."""
+def _fault(module, h, logits) -> str | None:
+    """What keeps a layer from being a head, W h + b of its own `weight` [K, p] and `bias` but for the rounding of half precision."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
-        return False
+        return "must be a linear layer, with a weight [K, p] for features [n, p]"
     with torch.autocast(h.device.type, enabled=False):
         h, weight = h.float(), weight.float()
         bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
         off = (logits.float() - nn.functional.linear(h, weight, bias)).norm()
         size = nn.functional.linear(h.abs(), weight.abs(), bias.abs()).norm()
-    return not off > 0.02 * size  # NaN and infinity are told elsewhere
+    if off > 0.02 * size:  # NaN and infinity are told elsewhere
+        return (
+            "gives other logits than its weight and bias do (an adapter? normalised features?): merge them into one linear "
+            "layer first"
+        )
+    return None if len(weight) > 1 else f"has {len(weight)} row; neural collapse needs K >= 2 classes"
 
 
 def _first_tensor(output):

@@ -105,7 +105,6 @@ def nc_metrics(
 
     Raises ValueError where shapes, types, labels, values or the normalisation's name are not as above.
     """
-    _check_name(normalisation)
     _check("features", features, 2)
     _check_classifier(weight, bias, features)
     _check_labels(labels, features, len(weight))
@@ -240,11 +239,6 @@ def singular_values(matrix: torch.Tensor) -> tuple[float, float]:
     exponent = _exponent(matrix)
     s = torch.linalg.svdvals(ldexp(matrix.detach(), -exponent)) * 2.0**exponent
     return float(s[-1]), float(s[:-1].mean())
-
-
-def _check_name(normalisation) -> None:
-    if normalisation not in ("reported", "formula"):
-        raise ValueError(f"normalisation = {normalisation!r} is not allowed: use 'reported' or 'formula'")
 
 
 def _check(name: str, value, ndim: int) -> None:
@@ -542,7 +536,8 @@ class Collapse:
 
     def metrics(self, normalisation: str = "reported") -> dict[str, float]:
         """What `nc_metrics` returns, of the features that were added."""
-        _check_name(normalisation)
+        if normalisation not in ("reported", "formula"):
+            raise ValueError(f"normalisation = {normalisation!r} is not allowed: use 'reported' or 'formula'")
         n, n_classes = self.counts.sum(), len(self.counts)
         out = self.geometry | {"nc1": math.nan, "nc4": math.nan}
         if len(self.singular):

@@ -115,15 +115,16 @@ def mlp(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
 
 class UFM(nn.Module):
-    """Unconstrained feature model (Eq. 13): the features H [N, p] of all N samples are parameters, W has no bias.
+    """Unconstrained feature model (Eq. 13): the features H [N, p] of all N samples are parameters, W has no bias; p = 8 width,
+    512 at the paper's width 64.
 
     H starts standard normal, W as PyTorch's linear layer. It trains on full batches and has no test features.
     """
 
-    def __init__(self, n_samples: int, p: int, n_classes: int):
+    def __init__(self, width: int, shape: tuple[int, ...], n_classes: int):
         super().__init__()
-        self.h = nn.Parameter(torch.randn(n_samples, p))
-        self.classifier = nn.Linear(p, n_classes, bias=False)
+        self.h = nn.Parameter(torch.randn(shape[0], 8 * width))
+        self.classifier = nn.Linear(8 * width, n_classes, bias=False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """H for the whole training set; `images` count and are not looked at."""
@@ -134,19 +135,20 @@ class UFM(nn.Module):
         return self.h if len(images) else self.h[:0]
 
 
-def ufm(width: int, shape: tuple[int, ...], n_classes: int) -> UFM:
-    """The unconstrained feature model with p = 8 width: 512 at the paper's width 64."""
-    return UFM(shape[0], 8 * width, n_classes)
-
-
 class PatchTokens(nn.Module):
-    """Images [N, C, H, W] -> tokens [N, 1 + patches, p]: a linear map of each patch, a class token, learned positions."""
+    """Images [N, C, H, W] -> tokens [N, 1 + patches, p]: a linear map of each patch of 4 x 4 pixels, a class token, learned
+    positions."""
 
-    def __init__(self, channels: int, patches: int, patch: int, p: int, class_token=torch.zeros):
+    def __init__(self, shape: tuple[int, ...], p: int, class_token=torch.zeros):
         super().__init__()
-        self.patch = nn.Conv2d(channels, p, patch, stride=patch)
+        _, channels, height, width = shape
+        if height % 4 or width % 4:
+            raise ValueError(
+                f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {height} x {width}"
+            )
+        self.patch = nn.Conv2d(channels, p, 4, stride=4)
         self.class_token = nn.Parameter(class_token(1, 1, p))
-        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + patches, p))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + height // 4 * (width // 4), p))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         tokens = self.patch(images).flatten(2).mT
@@ -165,27 +167,17 @@ def vit(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
 
     Left open by the paper, chosen here: LayerNorm before each block and at the end, MLPs of 4 p units with GELU, a class token.
     """
-    p, patches = 8 * width, _patches_of(shape)
+    p = 8 * width
     layer = nn.TransformerEncoderLayer(
         p, 8, 4 * p, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     features = nn.Sequential(
-        PatchTokens(shape[1], patches, 4, p),
+        PatchTokens(shape, p),
         nn.TransformerEncoder(layer, 6, enable_nested_tensor=False),
         ClassToken(),
         nn.LayerNorm(p),
     )
     return Classifier(features, p, n_classes)
-
-
-def _patches_of(shape: tuple[int, ...]) -> int:
-    """Number of a ViT's patches, of 4 x 4 pixels."""
-    _, _, height, width = shape
-    if height % 4 or width % 4:
-        raise ValueError(
-            f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {height} x {width}"
-        )
-    return (height // 4) * (width // 4)
 
 
 class Dropout(nn.Module):
@@ -248,7 +240,7 @@ def released_vit(width: int, shape: tuple[int, ...], n_classes: int, dropout: fl
         mlp = nn.Sequential(nn.LayerNorm(p), nn.Linear(p, p), nn.GELU(), nn.Linear(p, p), Dropout(dropout))
         return nn.Sequential(Residual(attention), Residual(mlp))
 
-    tokens = PatchTokens(shape[1], _patches_of(shape), 4, p, class_token=torch.randn)
+    tokens = PatchTokens(shape, p, class_token=torch.randn)
     features = nn.Sequential(tokens, Dropout(dropout), *(block() for _ in range(6)), ClassToken())
     return Classifier(features, p, n_classes).apply(_released_start)
 
@@ -279,7 +271,7 @@ def resnet50(width: int, shape: tuple[int, ...], n_classes: int) -> Classifier:
     return Classifier(features, p, n_classes)
 
 
-ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": ufm, "vit": vit, "resnet50": resnet50}
+ARCHITECTURES = {"resnet9": resnet9, "vgg9": vgg9, "mlp": mlp, "ufm": UFM, "vit": vit, "resnet50": resnet50}
 # github.com/jydzhao/neural_collapse_optimizer at 7cab4a5: the same layers in the same order, so that a seed gives their weights
 RELEASED = {"resnet9": functools.partial(resnet9, bias=True), "vgg9": released_vgg9, "vit": released_vit}
 NETS: dict[str, dict[str, Any]] = {"book": ARCHITECTURES, "released": RELEASED}

@@ -112,10 +112,9 @@ def find_rule(rule: str) -> Callable[..., torch.optim.Optimizer]:
     if rule in _WITH_DECAY:
         plain = _WITH_DECAY[rule]
         raise ValueError(f"rule = {rule!r} is not allowed: it is rule {plain!r} with decoupled_wd")
-    name = rule.removesuffix("-all")
     of_torch = {key.lower(): value for key, value in vars(torch.optim).items() if isinstance(value, type)}
-    if name in of_torch and name not in ("muon", "optimizer") and name == rule:
-        return of_torch[name]
+    if rule in of_torch and rule not in ("muon", "optimizer"):
+        return of_torch[rule]
     try:
         import pytorch_optimizer
     except ModuleNotFoundError:
@@ -123,7 +122,7 @@ def find_rule(rule: str) -> Callable[..., torch.optim.Optimizer]:
             f"rule = {rule!r} is not allowed: it is none of {', '.join(RULES)} and no optimizer of torch, and the package "
             "pytorch-optimizer, which may have it, is not installed: `pip install pytorch-optimizer`"
         ) from None
-    supported = pytorch_optimizer.get_supported_optimizers()
+    supported, name = pytorch_optimizer.get_supported_optimizers(), rule.removesuffix("-all")
     if name in supported and (name == rule or _two_rules(pytorch_optimizer.load_optimizer(name))):
         return pytorch_optimizer.load_optimizer(name)
     hint = did_you_mean(rule, {*supported, *of_torch, *RULES})
@@ -269,7 +268,7 @@ def make_optimizer(
             raise ValueError(
                 f"{name} must be tensors, as `parameters()` gives them, got {type(wrong[0]).__name__}"
             )
-    if not {id(p) for p in head} <= {id(p) for p in params}:
+    if not all(_among(p, params) for p in head):
         raise ValueError("head must be among params")
     if centre_head not in ("never", "step", "gradient"):
         raise ValueError(f"centre_head = {centre_head!r} is not allowed: use 'never', 'step' or 'gradient'")
@@ -287,37 +286,16 @@ def make_optimizer(
         raise ValueError(
             f"lr = {lr} is not allowed: rule {rule!r} gives AdamW its share of it, so it must be greater than 0"
         )
-    in_head = {id(p) for p in head}
-    # parameters by what is done with them, in the model's order; one group where all are alike
-    parts: dict[tuple, list] = {}
-    for p in params:
-        of_head = id(p) in in_head
-        coupled = head_coupled_wd if of_head and head_coupled_wd is not None else coupled_wd
-        decoupled = head_decoupled_wd if of_head and head_decoupled_wd is not None else decoupled_wd
-        if decay_on == "matrices" and p.ndim < 2:
-            coupled = decoupled = 0.0
-        as_matrix = two_rules and p.ndim >= 2 and (rule.endswith("-all") or not of_head)
-        parts.setdefault((coupled, decoupled, as_matrix), []).append(p)
-    groups = [
-        {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled}
-        | ({"use_muon": as_matrix} if two_rules else {})
-        for (coupled, decoupled, as_matrix), members in parts.items()
-    ]
+    of_head = tuple(
+        of_all if of_head is None else of_head
+        for of_head, of_all in ((head_coupled_wd, coupled_wd), (head_decoupled_wd, decoupled_wd))
+    )
+    no_matrices = [] if rule.endswith("-all") else head
+    groups = _groups(params, head, (coupled_wd, decoupled_wd), of_head, decay_on, two_rules, no_matrices)
     if rule in RULES:
         optimizer = build(groups, lr, momentum, coupled_wd, beta2, eps, **options)
     else:
-        settings = inspect.signature(build).parameters
-        options |= {name: 0.0 for name in _OWN_DECAY if name in settings}
-        if "momentum" in settings:
-            options["momentum"] = momentum
-        elif "betas" in settings:
-            options.setdefault("betas", (momentum, *settings["betas"].default[1:]))
-        for group in groups:
-            group |= {"coupled_wd": group["weight_decay"], "weight_decay": 0.0}
-            if two_rules and not group["use_muon"]:
-                group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
-                group["lr_share"] = group["lr"] / lr
-        optimizer = build(groups, lr=lr, **options)
+        optimizer = _of_library(build, groups, lr, momentum, options)
     for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
         optimizer.defaults.setdefault(name, decays[name])
     before: list[Callable] = [_lay_out, _decay_decoupled]
@@ -330,6 +308,43 @@ def make_optimizer(
         after.append(lambda _: _centre(head[0]))
     optimizer.step = types.MethodType(_step(optimizer.step, before, after), optimizer)  # type: ignore[method-assign]
     return optimizer
+
+
+def _groups(params, head, decays, head_decays, decay_on, two_rules, no_matrices) -> list[dict]:
+    """Parameters by what is done with them, in the model's order; one group where all are alike. Decays are pairs, the coupled
+    one first; of `two_rules`, Muon's is for matrices, but for those that are to be none."""
+    parts: dict[tuple, list] = {}
+    for p in params:
+        decays_of_p = head_decays if _among(p, head) else decays
+        if decay_on == "matrices" and p.ndim < 2:
+            decays_of_p = 0.0, 0.0
+        as_matrix = two_rules and p.ndim >= 2 and not _among(p, no_matrices)
+        parts.setdefault((*decays_of_p, as_matrix), []).append(p)
+    return [
+        {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled}
+        | ({"use_muon": as_matrix} if two_rules else {})
+        for (coupled, decoupled, as_matrix), members in parts.items()
+    ]
+
+
+def _among(parameter, some) -> bool:
+    return any(parameter is other for other in some)  # == of tensors compares their values
+
+
+def _of_library(build, groups, lr, momentum, options) -> torch.optim.Optimizer:
+    """The optimizer of torch or pytorch-optimizer, its own decay off; its groups keep the coupled decay for `_decay_coupled`."""
+    settings = inspect.signature(build).parameters
+    options |= {name: 0.0 for name in _OWN_DECAY if name in settings}
+    if "momentum" in settings:
+        options["momentum"] = momentum
+    elif "betas" in settings:
+        options.setdefault("betas", (momentum, *settings["betas"].default[1:]))
+    for group in groups:
+        group |= {"coupled_wd": group["weight_decay"], "weight_decay": 0.0}
+        if group.get("use_muon") is False:  # AdamW's share
+            group["lr"] = options.get("adamw_lr", settings["adamw_lr"].default)
+            group["lr_share"] = group["lr"] / lr
+    return build(groups, lr=lr, **options)
 
 
 def _step(step, before, after):

@@ -153,7 +153,7 @@ class Step:
             step = self._graph()
             replayed = ends(step)
             for name, end in ordinary.items():
-                way = _distance(end, start.get(name, [torch.zeros_like(end[0])]))
+                way = _distance(end, start.get(name))
                 allowed = 1e-3 * way + 10 * _distance(end, again[name]) + 1e-7 * _distance(end)
                 if not (off := _distance(end, replayed[name])) <= allowed:
                     raise ValueError(f"its {name} was off by {off:.2g} after {len(self.seen)} steps")

@@ -70,9 +70,9 @@ class Store:
                     _ = history.frame  # read now: what is wrong with it shows here
                     return history
                 except ValueError as error:
-                    self._set_aside(path, error)
+                    set_aside(path, error)
             elif path.exists():
-                self._set_aside(path, "it does not hold the run that it is named after")
+                set_aside(path, "it does not hold the run that it is named after")
         return next((found[name] for found in self._shipped() if name in found), None)
 
     def __contains__(self, run: Run) -> bool:
@@ -148,14 +148,8 @@ class Store:
             warnings.warn(f"{path} is left out: {error}", stacklevel=4)
             return {}
         except ValueError as error:
-            self._set_aside(path, error)
+            set_aside(path, error)
             return {}
-
-    def _set_aside(self, path: Path, reason) -> None:
-        try:
-            set_aside(path, reason)
-        except OSError:  # the folder is read-only, or another process was faster
-            warnings.warn(f"{path} is left out: {reason}", stacklevel=4)
 
     def _shipped(self) -> list[dict[str, History]]:
         files = sorted(self.shipped.glob("*.parquet")) if self.shipped else []
@@ -283,11 +277,12 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
         if not 0 < (n := math.prod(map(len, values))) <= MOST_RUNS:
             raise ValueError(f"{path}: an entry stands for {n} runs, 1 to {MOST_RUNS:,} are allowed")
         for combination in itertools.product(*values):
+            chosen = dict(zip(fields, combination))
             try:
-                run = Run.named(**dict(zip(fields, combination)))
+                run = Run.named(**chosen)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{path}: {error}") from None
-            entries.append((combination[list(fields).index("optimizer")], run))
+            entries.append((chosen["optimizer"], run))
     return entries
 
 

@@ -61,35 +61,35 @@ def train_all(
     for run in runs:
         if found[run.hash]:
             store.clear(run)
-    if missing:
-        if ray:
-            one_pass = functools.partial(_on_ray, address=ray, gpus_per_run=gpus_per_run)
-        else:
-            for name in sorted({run.dataset for run in missing}):
-                data.splits(name)  # a download, or its failure, comes before any worker starts
-            workers = min(workers or default_workers(device), len(missing))
-            one_pass = functools.partial(_trained, workers=workers, progress=progress)
-        one_pass = functools.partial(one_pass, store=store, device=device)
-        errors, done = [], 0
-        # the bar counts the work of a run, so that its time left holds for runs of different length
-        bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
-        bar.unit_scale = True
-        with bar:
-            for run, result in _whoever_trains(missing, one_pass):
-                of_a_run = FileNotFoundError | ChildProcessError
-                if isinstance(result, OSError) and not isinstance(result, of_a_run):
-                    raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
-                if isinstance(result, Exception):
-                    errors.append(result)
-                else:
-                    found[run.hash] = result
-                    done += 1
-                bar.set_postfix_str(f"{done} of {len(missing)} runs", False)
-                bar.update(_work(run))
-        if errors:
-            if len(errors) > 1:
-                errors[0].add_note(f"{len(errors)} runs failed; this is the first. The others are stored.")
-            raise errors[0]
+    if not missing:
+        return [found[run.hash] for run in runs]
+    if ray:
+        one_pass = functools.partial(_on_ray, address=ray, gpus_per_run=gpus_per_run)
+    else:
+        for name in sorted({run.dataset for run in missing}):
+            data.splits(name)  # a download, or its failure, comes before any worker starts
+        workers = min(workers or default_workers(device), len(missing))
+        one_pass = functools.partial(_trained, workers=workers, progress=progress)
+    one_pass = functools.partial(one_pass, store=store, device=device)
+    errors, done, of_a_run = [], 0, (FileNotFoundError, ChildProcessError)
+    # the bar counts the work of a run, so that its time left holds for runs of different length
+    bar = progress_bar(sum(map(_work, missing)), "training", "sample", progress and len(missing) > 1)
+    bar.unit_scale = True
+    with bar:
+        for run, result in _whoever_trains(missing, one_pass):
+            if isinstance(result, OSError) and not isinstance(result, of_a_run):
+                raise result  # the disk is full, or the folder cannot be written: so it is for the other runs
+            if isinstance(result, Exception):
+                errors.append(result)
+            else:
+                found[run.hash] = result
+                done += 1
+            bar.set_postfix_str(f"{done} of {len(missing)} runs", False)
+            bar.update(_work(run))
+    if errors:
+        if len(errors) > 1:
+            errors[0].add_note(f"{len(errors)} runs failed; this is the first. The others are stored.")
+        raise errors[0]
     return [found[run.hash] for run in runs]
 
 

@@ -40,7 +40,7 @@ def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:
 
     The theorem bounds this from above; here it is iterated as it stands.
 
-    Arguments: lr, the learning rate of each step [T] (see `training.lr_per_step`) or [T, ...]; wd >= 0; momentum in
+    Arguments: lr, the learning rate of each step [T] (see `runs.lr_per_step`) or [T, ...]; wd >= 0; momentum in
     [0, 1). Returns s_t / s_0 [T + 1, ...], starting with 1 and signed: its absolute value is NC0_t / NC0_0.
     """
     lr = np.asarray(lr, dtype=np.float64)
@@ -49,11 +49,10 @@ def nc0_law(lr, wd, momentum=0.0, coupled: bool = True) -> np.ndarray:
     wd, momentum = _decay(wd), _momentum(momentum)
     shape = np.broadcast_shapes(lr.shape[1:], wd.shape, momentum.shape)
     lr = lr.reshape(len(lr), *(1,) * (len(shape) - lr.ndim + 1), *lr.shape[1:])
-    if not coupled:
-        return np.cumprod(
-            np.concatenate([np.ones((1, *shape)), np.broadcast_to(1 - lr * wd, (len(lr), *shape))]), axis=0
-        )
     law = np.ones((len(lr) + 1, *shape))
+    if not coupled:
+        law[1:] = 1 - lr * wd
+        return law.cumprod(axis=0)
     if shape == ():  # plain numbers are ten times faster than arrays of none
         s, v, wd, momentum, lr = 1.0, 0.0, float(wd), float(momentum), lr.tolist()
     else:
@@ -160,10 +159,8 @@ def signgd_path(K, wd, lr, steps: int, coupled: bool) -> tuple[np.ndarray, np.nd
             small = np.exp(-(a + b) / root)
             # positive, however small
             g = np.maximum(small / (1 + (K - 1) * small) / root, np.finfo(float).tiny)
-            path[0, t + 1], path[1, t + 1] = (
-                a + lr * np.sign((K - 1) * g - wd * a),
-                b + lr * np.sign(g - wd * b),
-            )
+            path[0, t + 1] = a + lr * np.sign((K - 1) * g - wd * a)
+            path[1, t + 1] = b + lr * np.sign(g - wd * b)
         else:
             path[:, t + 1] = (1 - lr * wd) * path[:, t] + lr
     return path[0], path[1]

@@ -71,7 +71,7 @@ def train(
         state = State.restored(path, run, dataset, device) or State(run, dataset, device)
         started -= state.spent
         step, diverged = Step(state.model, state.optimizer, run), None
-        rates, measured = lr_schedule(run), measured_epochs(run)
+        rates, measured = lr_schedule(run), set(measured_epochs(run))
         if not state.epoch:
             state.log(rates[0])
         with machine.progress_bar(run.epochs, f"{run.optimizer} {run.dataset}", "epoch", progress) as bar:
@@ -89,7 +89,9 @@ def train(
                     content = state.keep(path)
                     if on_checkpoint and content:
                         on_checkpoint(content)
-                bar.set_postfix_str(f"loss {loss:.3g}, NC0 {state.rows[-1]['nc0']:.3g}", refresh=False)
+                bar.set_postfix_str(
+                    f"loss {loss:.3g}, NC0 {state.rows[-1].get('nc0', math.nan):.3g}", refresh=False
+                )
                 bar.update()
         info = {
             "diverged_epoch": diverged,

@@ -22,7 +22,7 @@ from ncutils.__main__ import main
 from ncutils.book import claims, manifest, published, scoreboard, verdicts
 from ncutils.book.verdicts import Counted, Statement
 from ncutils.optimizers import OPTIMIZERS
-from ncutils.store import Store, read_grid
+from ncutils.store import read_grid
 from tests.test_analysis import history
 from tests.test_bad_input import NAMED, PLAIN
 
@@ -89,6 +89,38 @@ def test_an_interval_of_comparisons_that_all_agree_ends_at_one(n):
     for effective in (1.851680266281845, *np.random.default_rng(0).uniform(0.5, n, 1000)):
         counted = Counted(n, n, float(effective), 2)
         assert counted.interval[1] == 1 and 0 < counted.interval[0] < 1 and 0 < counted.p <= 1
+
+
+def test_a_pooled_statement_is_decided_by_networks_and_data_sets_too():
+    def counted(k, networks):
+        return Counted(k, 50, 50.0, 12, networks)
+
+    of_six = [Counted(k, 6, 6.0, 6) for k in range(7)]
+    assert [counted(48, c).verdict() for c in of_six[4:]] == ["not decided", "not decided", "supported"]
+    assert [counted(2, c).verdict() for c in of_six[:3]] == ["against", "not decided", "not decided"]
+    assert counted(48, None).verdict() == "supported" and counted(30, of_six[6]).verdict() == "mixed"
+    like = [(("arch", arch), ("dataset", "digits"), ("seed", s)) for arch in "abc" for s in range(4)]
+    way = pd.Series([True] * 3 + [False] + [True, True, False, False] + [False] * 4)
+    found = verdicts.by_network(
+        pd.Series(like), way
+    )  # b's comparisons are even: as in the sign test, it does not count
+    assert (found.k, found.n, found.networks) == (1, 2, None)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_only_pooled_statements_ask_networks(pooled):
+    likes = [(("arch", arch), ("dataset", "digits"), ("seed", s)) for arch in "ab" for s in range(20)]
+    names = {"one": [f"one {i}" for i in range(40)], "other": [f"other {i}" for i in range(40)]}
+    found = pd.DataFrame({"like": likes} | names | {"value": 1.0, "fixed": [-1.0] * 20 + [1.0] * 20})
+    counted = Statement("pooled", found, pooled=pooled).counted()
+    assert counted.verdict() == ("not decided" if pooled else "supported")  # of two networks two say little
+    fixed = Statement("pooled", found, pooled=pooled).counted(column="fixed")
+    assert (fixed.networks and (fixed.networks.k, fixed.networks.n)) == ((1, 2) if pooled else None)
+
+
+def test_an_interval_says_on_which_side_of_one_half_it_ends():
+    assert scoreboard.share(Counted(8, 8, 5.33, 4)) == "8 of 8 (50.1 to 100 %)"
+    assert scoreboard.share(Counted(6, 6, 6.0, 6)) == "6 of 6 (54 to 100 %)"
 
 
 THRESHOLDS = ("MINORITY", "LEVEL", "FEWEST", "CLOSE", "STILL", "MUCH", "UNRELATED", "ACCURACY")
@@ -290,10 +322,16 @@ def test_the_papers_order_in_the_shipped_runs(board):
         ("Figure 5", "decoupled above coupled in NC3"),
         ("Figure 7", "NC3 of the mixed rule falls with the coupled share"),
         ("Figures 3, 20, 25, 30, 35, 40", "NC3 of SGD and Signum falls with decay"),
-        ("Figures 3, 20, 25, 30, 35, 40", "SignumW above Signum in NC3"),
-        ("Figures 1, 19, 24, 29, 34, 39", "AdamW above Adam in NC3, both at their best decay"),
     ):
         assert verdict[item, says] == both, says
+    for item, pair, expected in (
+        ("Figures 3, 20, 25, 30, 35, 40", "SignumW above Signum", ("supported", "not decided")),
+        ("Figures 1, 19, 24, 29, 34, 39", "AdamW above Adam", ("not decided", "not decided")),
+    ):
+        acted = claims.ACTED.format(pair.split()[0])
+        assert verdict[item, f"{pair} in NC3, {claims.AT_BEST}"] == expected
+        assert verdict[item, f"{pair} in NC3, {acted}"] == expected
+        assert verdict[item, f"{pair} in NC0, {acted}"][0] == "supported"
     assert verdict[
         "Figures 10, 23, 28, 33, 38, 43", "NC3 is larger where NC0 is, over all learning rates"
     ] == ("supported", "mixed")
@@ -383,37 +421,21 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
 
 
 def test_the_first_sentence_of_the_book_is_what_the_board_says(board, stored):
-    """That NC0 falls or not by where Adam's and Signum's decay enters, that a gap mostly stays with the gauge fixed, and that
-    NC1 is lower where decay on the weights acts, and not where it hardly does."""
+    """That NC0 falls or not by where Adam's and Signum's decay enters, and that a gap mostly stays with the gauge fixed, though
+    not on all networks and data sets."""
     text = (ROOT / "chapters/intro.md").read_text()
     assert (
-        "With it fixed,\ndecay on the weights mostly still leaves them less aligned with the class means"
+        "still leaves them less aligned with the class means in most pairs of runs, though not in all six"
         in text
     )
     together = board[board["claim"].str.startswith("the six settings together")]
-    statements = {r.statement.says.split(" (")[0]: r for r in together.itertuples()}
-    for pair in ("AdamW above Adam in {}, AdamW's decay has acted", "SignumW above Signum in {}"):
-        assert statements[pair.format("NC0")].verdict == "supported"
-        assert (
-            statements[pair.format("NC3")].verdict
-            == statements[pair.format("NC3")].fixed_verdict
-            == "supported"
-        )
+    statements = {r.statement.says: r for r in together.itertuples()}
     for pair in ("AdamW above Adam", "SignumW above Signum"):
-        fixed = statements[f"{pair} in NC3{claims.AT_BEST}"].fixed
-        assert fixed.k / fixed.n > 0.7
-    words = "the features of a class lie closer together (NC1) mostly where that decay is strong enough to act, and mostly not where it is weaker"
-    assert words in text
-    groups, _ = analysis.stored_grid(ROOT / "params/laptop/grid.yaml", Store(shipped=ROOT / "results"))
-    for name, coupled in (("AdamW", "Adam"), ("SignumW", "Signum")):
-        pairs = analysis.paired(groups[coupled], groups[name], "nc1", "budget")
-        early = pairs[pairs["budget"] < 1]
-        assert len(early) > 10 and (early["nc1"] > early["nc1_coupled"]).mean() > 2 / 3
-    for name in ("AdamW", "SignumW"):
-        settings = [claims._grid(stored, of) for of in (claims.MAIN, *claims.OTHERS)]
-        best = pd.concat([claims._decays(runs, name, best=True) for runs in settings])
-        found = verdicts.by_network(claims._statement("", best, "nc1", "", "_coupled"))
-        assert found.n == 6 and found.k >= 4
+        acted = claims.ACTED.format(pair.split()[0])
+        assert statements[f"{pair} in NC0, {acted}"].verdict == "supported"
+        for words in (acted, claims.AT_BEST):
+            fixed = statements[f"{pair} in NC3, {words}"].fixed
+            assert fixed.k / fixed.n > 0.7 and fixed.networks.k < 6
 
 
 def board_rows(page: str) -> list[dict]:
@@ -561,8 +583,11 @@ def test_a_judge_of_a_chapters_own_runs_says_why_it_cannot_judge():
 
 
 def test_figure_15_takes_its_medians_of_runs_that_fit_and_decay():
-    runs = {"Adam": [(0.1, 2.0), (0.2, 4.0), (0.3, 6.0)], "SGD": [(0.1, 1.0)], "SGDW": [(0.1, 500.0)]}
+    runs = {"Adam": [(0.01, 2.0), (0.02, 4.0), (0.03, 6.0)], "SGD": [(0.01, 1.0)], "SGDW": [(0.1, 500.0)]}
     runs["AdamW"] = [(0.1, 40.0), (0.2, 400.0), (0.3, 4000.0)]
+    # past 1 / sqrt(K N) = 0.0316 zero is the only minimiser, for SGDW with momentum 0.9 past ten times as much
+    for name, wd in (("Adam", 0.032), ("SGD", 0.032), ("SGDW", 0.32)):
+        runs[name].append((wd, 1e-9))
     groups = {name: [history(name, wd, nc0, nc3=nc0) for wd, nc0 in pairs] for name, pairs in runs.items()}
     groups["AdamW"] += [history("AdamW", 5, 1e-9, train_acc=0.999), history("AdamW", 0, 1e-9)]
     seen = claims.ufm(analysis.table(groups))

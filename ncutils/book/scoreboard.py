@@ -13,7 +13,7 @@ from ncutils import analysis
 from ncutils.book import claims, verdicts
 from ncutils.book.verdicts import VERDICTS, Counted, Statement
 from ncutils.files import write_whole
-from ncutils.optimizers import OPTIMIZERS
+from ncutils.optimizers import COUPLED, OPTIMIZERS
 
 
 def board(stored: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def write(project: Path) -> None:
     if again.statements:
         short += (
             f"\n- Run again at the paper's width, {scale(again.runs).partition(', ')[2]}, from the initial weights that Table 1 points to, {again.text} "
-            "([one run each](03_adamw.ipynb))."
+            f"([one run each](03_adamw.ipynb), convolutions in {' or '.join(sorted(set(again.runs['precision'])))}, learning rate and decay inferred)."
         )
     six = claims.look(claims.table1_by_its_protocol, stored)
     if six.statements:
@@ -92,7 +92,7 @@ def facts(table: pd.DataFrame, again: claims.Seen, six: claims.Seen) -> str:
         "ImageNet. " if set(table.loc[table["page"] == "16_imagenet", "verdict"]) == {"not run"} else ""
     )
     cards = {
-        f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}. Of the supported, {_of_one_network(table[table['verdict'] == 'supported'])} rest on seeds of one network and data set.",
+        f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}. Of the supported, {_of_one_network(table[table['verdict'] == 'supported'])} rest on seeds of one network and data set, and {_after_holm(table)}.",
         "At which scale": f"{most} {own}",
         "Not run": f"{imagenet}The grid of 3,888 runs at the paper's width.",
     }
@@ -104,11 +104,19 @@ def counted(table: pd.DataFrame) -> str:
     """How many statements have which verdict, and what Holm's correction leaves."""
     n, decided = table["verdict"].value_counts(), table[table["verdict"].isin(["supported", "against"])]
     each = ", ".join(f"{n.get(v, 0)} {v}" for v in VERDICTS)
-    pooled, p = table["claim"].str.startswith(claims.TOGETHER).sum(), decided["p"].dropna()
+    pooled = sum(s.pooled for s in table["statement"])
+    hardly = sum("hardly acted" in s.says for s in decided["statement"])
     return (
         f"Of {len(table)} statements about the paper's 45 figures and 5 tables, {pooled} of which pool six settings: {each}. Of the {len(decided)} that are "
-        f"supported or against, {_of_one_network(decided)} rest on one network and data set; {len(p)} compare two values, and {(p < verdicts.LEVEL).sum()} of these stay so after Holm's "
-        "correction within their figure's family. Judged by rule (`ncutils/book/verdicts.py`) from the runs in `results/`."
+        f"supported or against, {_of_one_network(decided)} rest on one network and data set, and {hardly} set a decoupled decay that has hardly acted beside a coupled one; {_after_holm(decided)} "
+        "within their figure's family. Judged by rule (`ncutils/book/verdicts.py`) from the runs in `results/`."
+    )
+
+
+def _after_holm(table: pd.DataFrame) -> str:
+    p = table.loc[table["verdict"].isin(["supported", "against"]), "p"].dropna()
+    return (
+        f"{len(p)} compare two values, {(p < verdicts.LEVEL).sum()} of which stay so after Holm's correction"
     )
 
 
@@ -123,7 +131,8 @@ def rule() -> str:
     v, half, twice = verdicts, math.sqrt(verdicts.CLOSE), verdicts.CLOSE**2
     return f"""- **Supported**: at least {100 * (1 - v.MINORITY):.0f} % of the comparisons go the paper's way, and the interval lies above one half. **Against**: at most
   {100 * v.MINORITY:.0f} % do, and it lies below. **Not decided**: the interval holds both one half and such a majority, or all comparisons are of fewer than
-  {v.FEWEST} sets of network, data and seed. **Mixed**: any other. **Not run**: there is nothing to compare.
+  {v.FEWEST} sets of network, data and seed, or, where six settings are pooled, it cannot be told from chance in how many of them most comparisons go one way. **Mixed**: any
+  other. **Not run**: there is nothing to compare.
 - Close means within a factor of {v.CLOSE:g}; a curve has settled within a factor of {v.STILL:g}; an accuracy stays within {v.ACCURACY:g}; an order of magnitude is {v.MUCH:g};
   metrics are unrelated under a rank correlation of {v.UNRELATED:g}. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
@@ -136,8 +145,8 @@ def share(c: Counted) -> str:
     """How many of how many, with the interval."""
     if not c.n:
         return ""
-    low, high = c.interval
-    return f"{c.k:,} of {c.n:,} ({100 * low:.0f} to {100 * high:.0f} %)"
+    ends = (f"{100 * end:.{int(0.495 <= end <= 0.505)}f}" for end in c.interval)  # on which side of one half
+    return f"{c.k:,} of {c.n:,} ({' to '.join(ends)} %)"
 
 
 def percent(c: Counted) -> str:
@@ -164,7 +173,7 @@ def fixed(row) -> str:
 def _statements(table: pd.DataFrame) -> str:
     """The statements as HTML, verdict first, by setting and claim; what stands behind a verdict folded. static/book.js filters them."""
     usual = usual_scale(table)
-    said = f"All runs are of {usual}, where nothing else stands." if usual else "No run is stored."
+    said = f"All runs are of {usual}, unless stated otherwise." if usual else "No run is stored."
     lines, above = [f'<div class="board"><p>{said}</p>', _filter(table)], ""
     for (item, claim), rows in table.groupby(["item", "claim"], sort=False):
         setting = _part(claim)
@@ -197,6 +206,7 @@ def _statement(row) -> str:
         return f"<li {data}>{chip} {words}</li>"
     behind = {
         "comparisons": f"{share(c)}, {c.sets} set{'s' * (c.sets > 1)} of network, data and seed",
+        "networks and data sets": share(c.networks) if c.networks else "",
         "gauge fixed": fixed(row),
         "median ratio": ratio(statement.effect()),
         "p, Holm": "" if math.isnan(row.p) else f"{row.p:.2g}",
@@ -258,72 +268,83 @@ def _filters(stored: pd.DataFrame) -> str:
 
 def verdict(table: pd.DataFrame) -> dict[str, str]:
     """Six sentences, and by each what is compared, in words with links, and the evidence as a table."""
-    pairs, decay, rises = (f"Figures {first}, {second}, " for first, second in ((1, 19), (3, 20), (10, 23)))
-    acted, above = "AdamW above Adam in NC3, AdamW's decay has acted", "SignumW above Signum in NC3"
+    pairs, decay, rises = (f"Figures {first}, {second}" for first, second in ((1, 19), (3, 20), (10, 23)))
     known = {(r.item, r.statement.says): r for r in table.itertuples()}
 
     def of(item, says):
-        rows = [(words, r) for (i, words), r in known.items() if i.startswith(item)]
+        rows = [(words, r) for (i, words), r in known.items() if i == item or i.startswith(f"{item}, ")]
         # or, not run, the row as a whole
         return next((r for words, r in rows if words.startswith(says)), rows[0][1])
 
-    def stands(*statements):
-        rows = [of(*s) for s in statements]
-        gauge = {r.fixed_verdict for r in rows if r.statement.gauge == "changes"}
-        if {r.verdict for r in rows} == {"supported"}:
-            return "this stands" + (
-                ", with the gauge fixed, too" if gauge <= {"supported"} else "; with the gauge fixed, in part"
+    def judged(*rows):
+        verdicts_, with_gauge_fixed = (
+            " or ".join(sorted(set(of_rows), key=VERDICTS.index))
+            for of_rows in (
+                [r.verdict for r in rows],
+                [r.fixed_verdict for r in rows if r.statement.gauge == "changes"],
             )
-        return "this is not supported in every part"
+        )
+        of = "NC3 " if any(r.statement.gauge == "zero" for r in rows) else ""
+        return f"{verdicts_} ({of}with the gauge fixed: {with_gauge_fixed})"
 
     n = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
-    rising, best = of(rises, "NC3 is larger"), (pairs, "AdamW above Adam in NC3, both")
+    rising = of(rises, "NC3 is larger")
+    falling = {f"{m} falls as the decay grows": of(decay, f"{m} of SGD") for m in ("NC0", "NC3")}
+    above = {
+        decoupled: {
+            f"NC3 of {decoupled} above {coupled}'s, {words}": of(
+                item, f"{decoupled} above {coupled} in NC3, {says}"
+            )
+            for words, says in (
+                (f"where {decoupled}'s decay has acted", claims.ACTED.format(decoupled)),
+                (claims.AT_BEST, claims.AT_BEST),
+            )
+        }
+        for decoupled, coupled, item in (("SignumW", "Signum", decay), ("AdamW", "Adam", pairs))
+    }
+    under = ", ".join(f"under {COUPLED[name]} {judged(*rows.values())}" for name, rows in above.items())
+    coupling = {f"{m} falls": of("Figure 7", m) for m in ("NC0", "NC3", "NC2")}
     other = [bool(c.n) and c.k / c.n <= verdicts.MINORITY for c in table["counted"]]
     few = table[(table["verdict"] == "not decided") & pd.Series(other, table.index)]
     against = pd.concat([table[table["verdict"] == "against"], few])
     mixed = pd.Series([s.says for s in table[table["verdict"] == "mixed"]["statement"]], dtype=str)
-    alike = "; ".join(f"{says} ({k} of the lines)" for says, k in mixed.value_counts().items()) or "nothing"
+    alike = "; ".join(
+        f"{says} ({k} statements)" if k > 1 else says for says, k in mixed.value_counts().items()
+    )
     sentences = [
         (
-            f"Larger weight decay lowers NC0 and NC3 of SGD and Signum: {stands((decay, 'NC0 of SGD'), (decay, 'NC3 of SGD'))}",
+            f"Larger weight decay lowers NC0 and NC3 of SGD and Signum: {judged(*falling.values())}",
             "Runs of one setting that differ in their decay alone, in six settings ([weight decay and momentum](02_weight_decay.ipynb), "
             "[six settings](14_six_settings.ipynb)).",
-            {f"{m} falls as the decay grows": of(decay, f"{m} of SGD") for m in ("NC0", "NC3")},
+            falling,
         ),
         (
-            f"Under Adam and Signum decoupled decay leaves NC3 higher: {stands((decay, above), (pairs, acted), best, (decay, above + claims.AT_BEST))}",
+            f"Decoupled decay leaves NC3 higher: {under}",
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
-            "[six settings](14_six_settings.ipynb)). The best decay is mostly the largest that passes the paper's filter. Seeds of one network on one data set hardly differ: what speaks for "
-            f"another network is that at the best decay AdamW's NC3 is the higher one, by pairs of network and data, in {share(verdicts.by_network(of(*best).statement))}, which alone decides nothing.",
-            {
-                "NC3 of SignumW above Signum's": of(decay, above),
-                "NC3 of SignumW above Signum's, both at their best decay": of(decay, above + claims.AT_BEST),
-                "NC3 of AdamW above Adam's, where AdamW's decay has acted": of(pairs, acted),
-                "NC3 of AdamW above Adam's, both at their best decay": of(*best),
-            },
+            "[six settings](14_six_settings.ipynb)). Seeds of one network on one data set hardly differ, so that what can speak for another network is in how many of "
+            "the pairs of network and data set most comparisons go the paper's way: of six, five do not exclude chance.",
+            above["SignumW"] | above["AdamW"],
         ),
         (
-            f"From AdamW to Adam, at one total decay, NC0 and NC3 fall: {stands(('Figure 7', 'NC0'), ('Figure 7', 'NC3'))}",
-            "ResNet9 on MNIST, one total decay, three seeds: of two runs the one with the larger coupled share has the lower value; the paper names NC2, too. The decoupled part alone takes less than a tenth off "
+            f"From AdamW to Adam, at one total decay, NC0 and NC3 of ResNet9 on MNIST fall: {judged(coupling['NC0 falls'], coupling['NC3 falls'])}",
+            "One total decay, three seeds: of two runs the one with the larger coupled share has the lower value; the paper names NC2, too. The decoupled part alone takes less than a tenth off "
             "a weight, so that this is Adam's own decay growing from nothing ([from AdamW to Adam](05_interpolation.ipynb)).",
-            {f"{m} falls": of("Figure 7", m) for m in ("NC0", "NC3", "NC2")}
-            | {"the test accuracy stays": of("Figure 7", "accuracy")},
+            coupling | {"the test accuracy stays": of("Figure 7", "accuracy")},
         ),
         (
-            f"NC0 is a gauge, and still goes with NC3: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs, with the gauge fixed in {percent(rising.fixed)}",
-            "Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
+            f"NC0 is a gauge, and still goes with NC3: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs ({rising.verdict}), with the gauge fixed in {percent(rising.fixed)} ({rising.fixed_verdict})",
+            "The runs differ in optimizer and decay, which move both. Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
             "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)).",
             {"of two runs the one with the larger NC0 has the larger NC3": rising},
         ),
         (
             f"{n['not decided'] + n['not run']} of {len(table)} statements are not decided at this scale, or not run",
-            "Among them are most of the [transformer](15_vit.ipynb), [ImageNet](16_imagenet.ipynb), Adam against AdamW in the main setting taken "
-            "alone, where AdamW's decay has acted, and, from one seed, Table 1 by the paper's own protocol and width ([Adam and AdamW](03_adamw.ipynb)); near is within a factor of "
-            f"{verdicts.CLOSE:g}. [All of them](scoreboard.md).",
+            "Such as these; near is within a factor of "
+            f"{verdicts.CLOSE:g} ([Adam and AdamW](03_adamw.ipynb)). [All of them](scoreboard.md).",
             {
                 f"NC3 of AdamW above Adam's, where AdamW's decay has acted, {claims.MAIN}": of(
-                    "Figure 1", acted
+                    "Figure 1", f"AdamW above Adam in NC3, {claims.ACTED.format('AdamW')}"
                 )
             }
             | {
@@ -333,8 +354,13 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         ),
         (
             f"Of {len(table)} statements {n['against']} go{'es' if n['against'] == 1 else ''} against the paper at this scale, and {n['mixed']} are mixed",
-            f"Mixed are: {alike} ([the scoreboard](scoreboard.md)). The table lists first what goes against the paper, then statements that go "
-            "the other way as clearly in too few comparisons to decide.",
+            (f"Mixed: {alike} ([the scoreboard](scoreboard.md)). " if alike else "")
+            + (
+                "The table lists first what goes against the paper, then"
+                if n["against"]
+                else "The table lists"
+            )
+            + " statements that go the other way as clearly in too few comparisons to decide.",
             {_with_figure(row): row for row in against.itertuples()},
         ),
     ]
@@ -357,8 +383,13 @@ def _evidence(rows: dict) -> str:
     for words, row in rows.items():
         chip = f'<span class="chip {row.verdict.replace(" ", "-")}">{row.verdict}</span>'
         moves = f"<br>{row.moves}" if row.moves else ""
+        counts = [share(row.counted), fixed(row)]
+        for i, c in enumerate((row.counted, row.fixed) if row.counted.networks else ()):
+            counts[i] += f"<br>{c.networks.k} of {c.networks.n} networks and data sets" * (
+                counts[i][0].isdigit()
+            )
         lines.append(
-            f"| {words} | {share(row.counted)} | {chip}{moves} | {ratio(row.statement.effect())} | {fixed(row)} |"
+            f"| {words} | {counts[0]} | {chip}{moves} | {ratio(row.statement.effect())} | {counts[1]} |"
         )
     return "\n".join(lines)
 

@@ -4,7 +4,8 @@ A statement of the paper is a set of comparisons of two measurements. `Counted` 
 (Clopper-Pearson) interval: with few comparisons, which is the usual case, Wilson's and the score test decide too often. A
 bootstrap would have no width where all go one way. Comparisons share runs, so the interval is that of as many as would vary
 as much, were there nothing to find (`effective`). Runs of one network, data and seed share initial weights and data, which
-no count of comparisons undoes; so the number of such sets stands beside it, and one alone decides nothing.
+no count of comparisons undoes; so the number of such sets stands beside it, and one alone decides nothing. A statement
+that pools networks and data sets is one about such: a majority of them must say the same (`Counted.networks`).
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ VERDICTS = ("supported", "mixed", "against", "not decided", "not run")
 @dataclass(frozen=True)
 class Counted:
     """`k` of `n` comparisons, which count as `effective` independent ones, from so many `sets` of network, data and seed: the
-    exact 95 % interval and the p of its test against one half."""
+    exact 95 % interval and the p of its test against one half. `networks`, of a pooled statement: `by_network`."""
 
     k: int
     n: int
     effective: float
     sets: int
+    networks: Counted | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -62,8 +64,9 @@ class Counted:
         return min(1.0, 2 * float(betainc(most, self.effective - most + 1, 0.5)))
 
     def verdict(self, minority: float = MINORITY) -> str:
-        """Supported, or against: all but a minority of the comparisons go one way, and the interval leaves out an even split.
-        Not decided: an even split and such a majority both lie within it, or all is of one setting and seed. Mixed: else."""
+        """Supported, or against: all but a minority of the comparisons go one way, and the interval leaves out an even split; so
+        does that of the networks, where a statement pools them. Not decided: an even split and such a majority both lie within
+        it, or all is of one setting and seed, or the networks alone are too few or disagree. Mixed: else."""
         if not self.n:
             return "not run"
         if self.sets < FEWEST:
@@ -73,6 +76,10 @@ class Counted:
             return "not decided" if low <= minority or high >= 1 - minority else "mixed"
         if max(share, 1 - share) < 1 - minority:
             return "mixed"
+        if self.networks:
+            low, high = self.networks.interval
+            if not (low > 0.5 if share > 0.5 else high < 0.5):
+                return "not decided"
         return "supported" if share > 0.5 else "against"
 
 
@@ -88,7 +95,7 @@ class Statement:
     where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
     quantity "zero"; any other words say why that is not known. Without a comparison `why` there is none. `ratios` is False
     where values are mere signs, `chance` where one half is not what chance alone would give: of a value that lies on one
-    side of a line, or, `within`, close to another.
+    side of a line, or, `within`, close to another. `pooled`: over networks and data sets.
     """
 
     says: str
@@ -98,13 +105,15 @@ class Statement:
     gauge: str = "same"
     ratios: bool = True
     chance: bool = True
+    pooled: bool = False
     why: str = ""
 
     def counted(self, times: float = 1.0, column: str = "value") -> Counted:
         """With `times` the threshold log(factor)."""
         found, limit = self.found.dropna(subset=column), times * math.log(self.factor)
         way = found[column].abs() < limit if self.within else found[column] > limit
-        return Counted(int(way.sum()), len(found), self._effective[column], sets(found["like"]))
+        networks = by_network(found["like"], way) if self.pooled else None
+        return Counted(int(way.sum()), len(found), self._effective[column], sets(found["like"]), networks)
 
     @property
     def p(self) -> float:
@@ -153,11 +162,11 @@ def sets(like) -> int:
     return analysis.fields_of(like, "arch", "dataset", "seed").nunique()
 
 
-def by_network(statement: Statement) -> Counted:
-    """Pairs of network and data: in how many the median comparison goes the paper's way, of how many."""
-    of = analysis.fields_of(statement.found["like"], "arch", "dataset")
-    medians = statement.found["value"].groupby(of).median().dropna()
-    k, n = int((medians > math.log(statement.factor)).sum()), len(medians)
+def by_network(like, way) -> Counted:
+    """Pairs of network and data: in how many most comparisons go the paper's way, of how many. One in which as many do not is
+    not counted, as in the sign test."""
+    shares = way.groupby(analysis.fields_of(like, "arch", "dataset")).mean()
+    k, n = int((shares > 0.5).sum()), int((shares != 0.5).sum())
     return Counted(k, n, n, n)
 
 
