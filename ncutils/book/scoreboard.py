@@ -276,16 +276,14 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         # or, not run, the row as a whole
         return next((r for words, r in rows if words.startswith(says)), rows[0][1])
 
+    def joined(verdicts_):
+        return " or ".join(sorted({*verdicts_}, key=VERDICTS.index))
+
     def judged(*rows):
-        verdicts_, with_gauge_fixed = (
-            " or ".join(sorted(set(of_rows), key=VERDICTS.index))
-            for of_rows in (
-                [r.verdict for r in rows],
-                [r.fixed_verdict for r in rows if r.statement.gauge == "changes"],
-            )
-        )
-        of = "NC3 " if any(r.statement.gauge == "zero" for r in rows) else ""
-        return f"{verdicts_} ({of}with the gauge fixed: {with_gauge_fixed})"
+        changed = [r for r in rows if r.statement.gauge == "changes"]
+        metric = "NC3 " if len(changed) < len(rows) else ""  # of NC0 nothing is left then
+        fixed = joined(r.fixed_verdict for r in changed)
+        return f"{joined(r.verdict for r in rows)} ({metric}with the gauge fixed: {fixed})"
 
     n = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
     rising = of(rises, "NC3 is larger")
