@@ -284,7 +284,9 @@ def test_the_paper_beside_runs_here_number_by_number():
     change = 1.0 / wide.frame["nc0"].iloc[0] - 1
     assert row["paper"] == "2 (\N{MINUS SIGN}80.6\N{NO-BREAK SPACE}%)" and row["width 64, ratio"] == "0.50"
     assert row["width 64"].startswith("1 (") and f"{abs(100 * change):.1f}" in row["width 64"]
-    assert row["width 64, seed 7, ratio"] == "4.00" and row["width 64, seed 7"].endswith("†")
+    assert row["width 64, seed 7, ratio"] == "4.00" and row["width 64, seed 7"].endswith(
+        ", fails the filter)"
+    )
     every = {name: dict.fromkeys(COLUMNS, value) for name, value in (("Adam", 2.0), ("SGD", 1.0))}
     axis = figures.beside_paper({"width 64": {"Adam": [wide, low]}}, every).axes[0]
     crosses, joins, runs = axis.lines

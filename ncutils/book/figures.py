@@ -54,7 +54,7 @@ def training_curves(groups: Groups, profile: str, columns=("nc0", "nc1", "nc2", 
     `laws`: label -> (epochs, values), two arrays of one length, drawn as dots in NC0's panel.
     """
     titles = {column: LABELS.get(column, column) for column in columns}
-    return _over_epochs(groups, profile, titles, style.looks(groups), laws=laws or {})
+    return _over_epochs(groups, profile, titles, laws=laws or {})
 
 
 def singular_value_curves(groups: Groups, profile: str):
@@ -64,13 +64,12 @@ def singular_value_curves(groups: Groups, profile: str):
     """
     titles = {"w_sv_min": "smallest of $W$", "w_sv_mean": "mean of the others of $W$"}
     titles["m_sv_mean"] = "mean, of $M$"
-    looks = {label: style.look(label) for label in groups}
-    return _over_epochs(groups, profile, titles, looks, band=False)
+    return _over_epochs(groups, profile, titles, band=False)
 
 
-def _over_epochs(groups, profile, titles: dict, looks: dict, band=True, laws=()):
+def _over_epochs(groups, profile, titles: dict, band=True, laws=()):
     """A panel a column, with its title, and a line a label."""
-    figure, axes = style.panels(len(titles))
+    (figure, axes), looks = style.panels(len(titles)), style.looks(groups)
     named = len(groups) > 4 and max(map(len, groups)) <= 9  # at the lines' ends; else in a legend
     for axis, (column, title) in zip(axes, titles.items()):
         for label, histories in groups.items():
@@ -332,10 +331,8 @@ def _mean_and_spread(axis, values: pd.Series, band: bool = True, **look) -> pd.S
 def _finished(figure, groups: Groups, profile: str, legend: bool = True):
     """The figure with a legend of the first panel's lines on top, the caption underneath."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    if not legend:  # but for what is no line of an optimizer
-        handles, labels = handles[len(groups) :], labels[len(groups) :]
     columns = len(handles) if len(handles) <= 4 else -(-len(handles) // 2)
-    if handles:
+    if legend and handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     rests_on(figure, [h for histories in groups.values() for h in histories], profile)
     return figure

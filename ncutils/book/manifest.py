@@ -15,13 +15,10 @@ def describe(path: Path, command: str, commit: str) -> None:
     """Writes a file's line in manifest.csv beside it: the command and the code's commit that made its runs, devices, seconds
     of training in all, number of runs, and of those that the paper's filter drops."""
     manifest = path.with_name("manifest.csv")
-    known = (
-        pd.read_csv(manifest, index_col="file", dtype={"commit": str})
-        if manifest.exists()
-        else pd.DataFrame()
-    )
-    line = {"command": command, "commit": commit} | summary(path)
-    lines = known.to_dict("index") | {path.name: line}
+    lines = {}
+    if manifest.exists():
+        lines = pd.read_csv(manifest, index_col="file", dtype={"commit": str}).to_dict("index")
+    lines[path.name] = {"command": command, "commit": commit} | summary(path)
     table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("file").sort_index()
     write_whole(manifest, table.to_csv().encode())
 

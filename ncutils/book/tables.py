@@ -69,9 +69,8 @@ def beside_paper(scales: dict[str, Groups], paper: dict, changes: dict | None = 
             for scale, groups in scales.items():
                 for h in (h for h in groups.get(name, []) if not h.diverged):
                     last, at = h.final[column], scale + f", seed {h.run.seed}" * (h.run.seed != 3141)
-                    row[at] = f"{last:.3g} ({_percent(last / h.frame[column].iloc[0] - 1)})" + (
-                        " †" * (not h.valid)
-                    )
+                    fails = "" if h.valid else ", fails the filter"
+                    row[at] = f"{last:.3g} ({_percent(last / h.frame[column].iloc[0] - 1)}{fails})"
                     row[f"{at}, ratio"] = f"{last / value:.2f}"
             if len(row) > 1:
                 rows[name, LABELS[column]] = row
