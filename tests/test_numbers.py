@@ -90,7 +90,7 @@ def captions_in(chapter) -> list[str]:
 def check_caption(caption: str, stored: pd.DataFrame) -> int:
     """Every number of a caption is one of stored runs that are like it; returns how many there are."""
     part = re.match(
-        r"Profile (?:quick|laptop|protocol(?:, width \d+)?): (.+?), width ([\d, ]+), ([A-Za-z].*?), ([\d, ]+) training images, ([\d, ]+) epochs, lr (.*), momentum "
+        r"(?:All stored runs|Profile (?:quick|laptop|protocol(?:, width \d+)?)): (.+?), width ([\d, ]+), ([A-Za-z].*?), ([\d, ]+) training images, ([\d, ]+) epochs, lr (.*), momentum "
         r"([\d., ]+?)\. Seeds? ([\d, ]+)\. (\d+) runs?, (none|\d+) .*?((?:\d+ %, )*\d+ %) training accuracy(?:, (\d+) diverged)?",
         caption,
     )

@@ -118,6 +118,16 @@ def test_only_pooled_statements_ask_networks(pooled):
     assert (fixed.networks and (fixed.networks.k, fixed.networks.n)) == ((1, 2) if pooled else None)
 
 
+def test_the_cards_say_what_was_not_run(board):
+    none = claims.Seen("", [], pd.DataFrame())
+    words = scoreboard.facts(board, none, none)
+    assert (
+        "At the paper's own, of Table 1: none.\n" in words and "\nImageNet. The grid of 3,888 runs" in words
+    )
+    judged = board.assign(verdict=board["verdict"].mask(board["page"] == "16_imagenet", "mixed"))
+    assert "\nThe grid of 3,888 runs" in scoreboard.facts(judged, none, none)
+
+
 def test_an_interval_says_on_which_side_of_one_half_it_ends():
     assert scoreboard.share(Counted(8, 8, 5.33, 4)) == "8 of 8 (50.1 to 100 %)"
     assert scoreboard.share(Counted(6, 6, 6.0, 6)) == "6 of 6 (54 to 100 %)"

@@ -22,14 +22,14 @@ COLOURS, STYLES, LABELS = style.COLOURS, style.STYLES, style.LABELS
 set_style, log_scale, sequence = style.set_style, style.log_scale, style.sequence
 
 
-def provenance(histories: list[History], profile: str) -> str:
-    """What a figure rests on: profile, networks, data, epochs, seeds, how many runs (`analysis.once`) and how many fall to
+def provenance(histories: list[History], profile: str | None) -> str:
+    """What a figure rests on: profile (None: all stored runs), networks, data, epochs, seeds, how many runs (`analysis.once`) and how many fall to
     the filter."""
     histories = analysis.once(histories)
     runs = store.table(histories)
     n, seeds, dropped = len(runs), sorted(set(runs["seed"])), list(runs["valid"]).count(False)
     text = (
-        f"Profile {profile}: {_join(runs['arch'])}, width {_join(runs['width'])}, {_join(runs['dataset'])}, "
+        f"{f'Profile {profile}' if profile else 'All stored runs'}: {_join(runs['arch'])}, width {_join(runs['width'])}, {_join(runs['dataset'])}, "
         f"{_join(sorted(runs['images']), ',')} training images, {_join(runs['epochs'])} epochs, "
         f"lr {_join(sorted(runs['lr']))}, momentum {_join(sorted(runs['momentum']), 'g')}. "
         f"Seed{'s' * (len(seeds) > 1)} {_join(seeds)}. {n} run{'s' * (n > 1)}"
@@ -42,7 +42,7 @@ def provenance(histories: list[History], profile: str) -> str:
     return text + f", {dropped} of them fail{'s' * (dropped == 1)} the paper's filter ({reasons})."
 
 
-def rests_on(figure, histories: list[History], profile: str) -> None:
+def rests_on(figure, histories: list[History], profile: str | None) -> None:
     """Keeps a figure's `provenance` with it, for its caption (`captions.caption`)."""
     figure.provenance = provenance(histories, profile)
 
