@@ -151,7 +151,14 @@ def test_what_is_measured_before_training(training):
     x, y = torch.randn(200, 1, 32, 32, generator=rng), torch.arange(200) % 10
     fashion = data.Dataset(x, y, x[:2], y[:2], 10)
     there = {"torch": torch, "data": data, "Run": Run, "step": step, "machine": machine, "metrics": metrics}
-    there |= {"pages": pages, "fashion": fashion, "device": "cpu", "low": 0, "high": 0}
+    there |= {
+        "pages": pages,
+        "fashion": fashion,
+        "device": "cpu",
+        "low": 0,
+        "high": 0,
+        "nothing": lambda channels: fashion,
+    }
     exec(cell_of("def untrained("), there)
     exec(cell_of("def before_training("), there)
     found = there["before_training"](3141, 160, training)

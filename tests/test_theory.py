@@ -530,3 +530,10 @@ def test_past_the_second_bound_the_roots_are_real_again():
             np.testing.assert_allclose(np.abs(theory.roots(1, decay, beta)), beta**0.5, atol=1e-12)
         first, second = theory.roots(1, high + 0.1, beta)
         assert first.imag == second.imag == 0 and abs(first) > beta**0.5 > abs(second) - 1e-12
+
+
+def test_the_sum_of_eq_18_tends_to_alpha_over_one_less_beta():
+    """The proof of Theorem 3.1 has an integral over time in its place, which does not (chapter 17)."""
+    alpha = theory.nc0_law(np.full(10_000, 0.001), 0.01, 0.9) ** 2
+    ratio = 0.9 ** np.arange(len(alpha))[::-1] @ alpha / alpha[-1]
+    assert ratio == pytest.approx(10, rel=3e-3)
