@@ -128,6 +128,30 @@ def test_the_cards_say_what_was_not_run(board):
     assert "\nThe grid of 3,888 runs" in scoreboard.facts(judged, none, none)
 
 
+def test_the_verdict_is_right_for_other_boards_too(board):
+    """What the shipped runs do not show: statements against the paper, sentences whose parts differ, nothing to compare."""
+    first, *_, last = scoreboard.verdict(board).items()
+    assert last[0].startswith(f"Of {len(board)} statements 0 go against the paper")
+    assert "The table lists statements that go the other way as clearly" in last[1]
+    other = board.copy()
+    falls = {
+        c: other["statement"].map(lambda s, c=c: s.says) == f"{c} of SGD and Signum falls with decay"
+        for c in ("NC0", "NC3")
+    }
+    pooled = other["statement"].map(lambda s: s.pooled)
+    for c, verdict in (("NC0", "not decided"), ("NC3", "mixed")):
+        other.loc[falls[c] & pooled, "verdict"] = verdict
+    against = other.index[(other["verdict"] == "supported") & (other["item"] == "Figure 7")][0]
+    other.loc[against, "verdict"] = "against"
+    first, *_, last = scoreboard.verdict(other).items()
+    assert first[0].endswith("mixed or not decided (NC3 with the gauge fixed: supported)")
+    assert last[0].startswith(f"Of {len(board)} statements 1 goes against the paper")
+    assert "The table lists first what goes against the paper, then statements" in last[1]
+    assert f"| {other['statement'][against].says} ([Figure 7]" in last[1]
+    none = board[board["counted"].map(lambda c: not c.n)].iloc[0]
+    assert scoreboard.fixed(none) == "" and scoreboard.usual_scale(board.assign(scale="")) == ""
+
+
 def test_an_interval_says_on_which_side_of_one_half_it_ends():
     assert scoreboard.share(Counted(8, 8, 5.33, 4)) == "8 of 8 (50.1 to 100 %)"
     assert scoreboard.share(Counted(6, 6, 6.0, 6)) == "6 of 6 (54 to 100 %)"
