@@ -9,8 +9,9 @@ where an image_size is given; then they are cropped to squares and stay on disk,
 alone, for the unconstrained feature model.
 
 Choices the paper leaves open: images are standardised by the mean and standard deviation of each channel of the
-training images in use, of up to 1,000 of those that stay on disk (`scale="published"`: by `PUBLISHED`, as the authors' released code does); 28 x 28 images are
-zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented (`CropFlip` does it, where a Run asks for it).
+training images in use, of up to 1,000 of those that stay on disk (`scale="published"`: by `PUBLISHED`, as the authors'
+released code does); 28 x 28 images are zero-padded to 32 x 32 (`fit="resize"`: resized, as there); nothing is augmented
+(`CropFlip` does it, where a Run asks for it).
 """
 
 from __future__ import annotations

@@ -767,7 +767,7 @@ def _moved(inputs, device):
 
 
 def _fault(module, h, logits) -> str | None:
-    """What keeps a layer from being a head, W h + b of its own `weight` [K, p] and `bias` but for the rounding of half precision."""
+    """What keeps a layer from being a head: W h + b of its own `weight` [K, p] and `bias`, but for half precision's rounding."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or h.shape[-1] != weight.shape[1]:
         return "must be a linear layer, with a weight [K, p] for features [n, p]"

@@ -116,6 +116,10 @@ def test_only_pooled_statements_ask_networks(pooled):
     assert counted.verdict() == ("not decided" if pooled else "supported")  # of two networks two say little
     fixed = Statement("pooled", found, pooled=pooled).counted(column="fixed")
     assert (fixed.networks and (fixed.networks.k, fixed.networks.n)) == ((1, 2) if pooled else None)
+    # without a comparison there is no count, and of networks none
+    table = pd.DataFrame({"statement": [Statement("none", pooled=pooled)], "family": "one"})
+    (row,) = verdicts.judged(table).itertuples()
+    assert row.verdict == "not run" and "networks" not in scoreboard._evidence({"none": row})
 
 
 def test_the_cards_say_what_was_not_run(board):

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ncutils import data, step, training
+from ncutils import data, machine, step, training
 from ncutils.metrics import KEYS, nc_metrics
 from ncutils.models import ARCHITECTURES, NETS, RELEASED, Dropout, conv_block
 from ncutils.optimizers import RULES
@@ -640,6 +641,28 @@ for own in (False, True):  # a user's own setting, which stays
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_settings_are_put_back_under_any_default_type_and_where_a_card_fails(device, monkeypatch):
+    def fails(_):
+        raise RuntimeError("no such card")
+
+    monkeypatch.setattr(torch.cuda, "device", fails)
+    small = torch.full((), 1e-40, dtype=torch.float32)
+    own = {"default_dtype": torch.float64, "flush_denormal": True, "num_threads": 2}
+    before = {"default_dtype": torch.float32, "flush_denormal": False, "num_threads": torch.get_num_threads()}
+    try:
+        for name, value in own.items():
+            getattr(torch, f"set_{name}")(value)
+        failing = pytest.raises(RuntimeError, match="no such card") if device == "cuda" else nullcontext()
+        with failing, machine.set_for_training(torch.device(device), 1, wide=True):
+            assert torch.get_default_dtype() == torch.float32 and torch.get_num_threads() == 1
+        assert torch.get_default_dtype() == torch.float64 and torch.get_num_threads() == 2
+        assert float(small * 1) == 0
+    finally:
+        for name, value in before.items():
+            getattr(torch, f"set_{name}")(value)
 
 
 @pytest.mark.parametrize("n_test", [60, 100])

@@ -189,8 +189,7 @@ def _over_coupled(runs: pd.DataFrame, decoupled: str) -> list[Statement]:
     found, best = _decays(runs, decoupled), _decays(runs, decoupled, best=True)
     acted = found["budget"] >= 1
     parts = {ACTED: found[acted], HARDLY: found[~acted], AT_BEST: best}
-    each = [_above(part, decoupled, note=f", {note.format(decoupled)}") for note, part in parts.items()]
-    return [*itertools.chain.from_iterable(each)]
+    return [s for n, of in parts.items() for s in _above(of, decoupled, note=f", {n.format(decoupled)}")]
 
 
 def _pairs(runs: pd.DataFrame, along: str, *varied: str, valid: bool = True) -> pd.DataFrame:

@@ -23,8 +23,8 @@ set_style, log_scale, sequence = style.set_style, style.log_scale, style.sequenc
 
 
 def provenance(histories: list[History], profile: str | None) -> str:
-    """What a figure rests on: profile (None: all stored runs), networks, data, epochs, seeds, how many runs (`analysis.once`) and how many fall to
-    the filter."""
+    """What a figure rests on: profile (None: all stored runs), networks, data, epochs, seeds, how many runs (`analysis.once`)
+    and how many fall to the filter."""
     histories = analysis.once(histories)
     runs = store.table(histories)
     n, seeds, dropped = len(runs), sorted(set(runs["seed"])), list(runs["valid"]).count(False)

@@ -105,7 +105,7 @@ def counted(table: pd.DataFrame) -> str:
     n, decided = table["verdict"].value_counts(), table[table["verdict"].isin(["supported", "against"])]
     each = ", ".join(f"{n.get(v, 0)} {v}" for v in VERDICTS)
     pooled = sum(s.pooled for s in table["statement"])
-    hardly = sum("hardly acted" in s.says for s in decided["statement"])
+    hardly = sum(claims.HARDLY.format("") in s.says for s in decided["statement"])
     return (
         f"Of {len(table)} statements about the paper's 45 figures and 5 tables, {pooled} of which pool six settings: {each}. Of the {len(decided)} that are "
         f"supported or against, {_of_one_network(decided)} rest on one network and data set, and {hardly} set a decoupled decay that has hardly acted beside a coupled one; {_after_holm(decided)} "
@@ -381,15 +381,18 @@ def _evidence(rows: dict) -> str:
     for words, row in rows.items():
         chip = f'<span class="chip {row.verdict.replace(" ", "-")}">{row.verdict}</span>'
         moves = f"<br>{row.moves}" if row.moves else ""
-        counts = [share(row.counted), fixed(row)]
-        for i, c in enumerate((row.counted, row.fixed) if row.counted.networks else ()):
-            counts[i] += f"<br>{c.networks.k} of {c.networks.n} networks and data sets" * (
-                counts[i][0].isdigit()
-            )
+        counts = _and_networks(share(row.counted), row.counted), _and_networks(fixed(row), row.fixed)
         lines.append(
             f"| {words} | {counts[0]} | {chip}{moves} | {ratio(row.statement.effect())} | {counts[1]} |"
         )
     return "\n".join(lines)
+
+
+def _and_networks(count: str, c: Counted) -> str:
+    """A count and, of a pooled statement that has one, in how many networks and data sets most comparisons go the paper's way."""
+    if not c.networks or not count[:1].isdigit():
+        return count
+    return f"{count}<br>{c.networks.k} of {c.networks.n} networks and data sets"
 
 
 def _put(page: Path, text: str, what: str = "scoreboard") -> None:
