@@ -221,13 +221,13 @@ def _is(found, value: str) -> bool:
 
 
 def table(histories: list[History]) -> pd.DataFrame:
-    """One row a run, which all figures, tables and claims read: its hash (`run`), that of the Run with the same `steps`
+    """One row a run, which all figures, tables and claims read: its hash (`run`), that of the Run with the `same_steps`
     (`runs.same_steps`), its optimizer's name, the Run's fields, `wd`, the decay `budget`, the training `images`, the last
     measured row, whether it is `valid`, and how it was made."""
     import pandas as pd
 
     rows = [
-        {"run": h.run.hash, "steps": same_steps(h.run).hash, "optimizer": h.run.optimizer}
+        {"run": h.run.hash, "same_steps": same_steps(h.run).hash, "optimizer": h.run.optimizer}
         | h.run.model_dump()
         | h.final
         # the Run's lr is the initial one; the last row's, the last epoch's
@@ -237,7 +237,7 @@ def table(histories: list[History]) -> pd.DataFrame:
         for h in histories
     ]
     if not rows:
-        of_runs = ["run", "steps", "optimizer", *Run.model_fields, "wd", "budget", "images"]
+        of_runs = ["run", "same_steps", "optimizer", *Run.model_fields, "wd", "budget", "images"]
         empty = pd.DataFrame(columns=[*of_runs, "train_acc", *KEYS, "valid", "diverged_epoch", "wall_s"])
         # a mask of another type would choose columns
         return empty.astype({"valid": bool} | dict.fromkeys(("lr", "wd", "budget", *KEYS), float))

@@ -18,7 +18,7 @@ def row_sums() -> dict[str, tuple[str, str]]:
     """What the theorem on equivariant rules says of each rule that torch and pytorch-optimizer 4.1 name, read off its code: a class, and why.
 
     Where all gradients of W have zero row sums and nothing decays, 1^T W
-    - "keeps": stays, and rounding is not amplified (steps are sums of gradients times scalars or matrices from the right);
+    - "keeps": stays, as steps are sums of gradients times scalars or matrices from the right; LARS's small divisor still amplifies rounding;
     - "exact": stays in exact arithmetic only, since the rule normalises the null direction (Muon, SOAP);
     - "scales": is multiplied by a number, as W as a whole is;
     - "breaks": moves, mostly since each element or row is scaled by itself;

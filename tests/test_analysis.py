@@ -159,8 +159,8 @@ def test_sgd_and_sgdw_without_momentum_count_as_one_run():
     failed = history("SGD", 0.1, 1, train_acc=0.9, momentum=0)  # by rounding: the valid one counts
     assert analysis.valid({"SGD": [failed], "SGDW": [sgdw]}) == [sgdw]
     table = analysis.table({"SGD": [sgd, moving[0]], "SGDW": [sgdw, other, moving[1]]})
-    assert table["run"].nunique() == 5 and table["steps"].nunique() == 4
-    assert table["steps"].iloc[2] == table["run"].iloc[0] == table["steps"].iloc[0]
+    assert table["run"].nunique() == 5 and table["same_steps"].nunique() == 4
+    assert table["same_steps"].iloc[2] == table["run"].iloc[0] == table["same_steps"].iloc[0]
 
 
 def test_what_takes_the_same_steps_weighs_once_in_a_regression_and_a_rank_correlation():

@@ -284,8 +284,22 @@ def test_the_census_agrees_with_theory_or_the_page_says_why():
             ), rule
         if what == "breaks" and found["float64"] < 0.005:
             assert f'"{rule}": "' in chapter, rule
+        if what == "second copy" and np.isfinite(found["float64"]):
+            keeps = theory.row_sums()[rule][1].endswith("keeps the sums")
+            assert found["float64"] < 1e-10 if keeps else found["float64"] > 0.1, rule
         if what != "untried" and not np.isfinite(found["float64"]):
             assert isinstance(found["why_not"], str), rule
+
+
+def test_of_two_classes_every_rule_keeps_the_sums_that_sees_the_gradient_alone():
+    """At K = 2 the rows of the gradient are g and -g, which no rule per element tells apart; chapter 23 names those that look at more."""
+    notebook = nbformat.read(ROOT / "chapters" / "23_which_optimizers.ipynb", as_version=4)
+    (named,) = (cell.source for cell in notebook.cells if "AT_TWO = " in cell.source)
+    leaks = pd.read_csv(ROOT / "results" / "census.csv", index_col="rule")
+    broken = [r for r, (what, _) in theory.row_sums().items() if what == "breaks" and leaks["k2"][r] >= 1e-10]
+    assert broken and all(f'"{rule}"' in named for rule in broken)
+    for rule in ("adam", "lion", "signum"):
+        assert census.leak(rule, k=2) < 1e-12 < 0.05 < census.leak(rule, k=3), rule
 
 
 @pytest.mark.parametrize(

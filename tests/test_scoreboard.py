@@ -52,6 +52,18 @@ def pages(tmp_path):
     return tmp_path
 
 
+def test_a_chapters_runs_are_its_own(stored):
+    """Not the ablation's, of another network and other seeds, which agree with them in all else."""
+    of_vit = stored[(stored["arch"] == "vit") & (stored["n_train"] == 1000)]
+    assert {*of_vit["net"]} > {"book"} and {*of_vit["seed"]} > {0}
+    runs, p = claims._chapter(stored, "15_vit", 3, arch="vit")
+    assert {*runs["net"]} == {"book"} and {*runs["seed"]} == {0}
+    for name, decays in p["wd"].items():
+        assert {*runs.loc[runs["label"] == name, "wd"]} == {*map(float, decays)}
+    runs, p = claims._chapter(stored, "03_adamw", 6, diverged_epoch=None)
+    assert {*runs["seed"]} == {0, 1, 2} and p["n_seeds"] == 3
+
+
 def test_the_pages_hold_what_the_results_give(stored, board, pages, monkeypatch):
     monkeypatch.setattr("ncutils.book.claims.stored_runs", lambda: stored)
     monkeypatch.setattr("ncutils.book.scoreboard.board", lambda _: board)

@@ -19,7 +19,7 @@ from ncutils.analysis import Groups
 from ncutils.book.style import COLOURS, LABELS, METRICS, ON_COLOUR, turning
 from ncutils.optimizers import OPTIMIZERS
 
-_FIELDS = ["run", "steps", "optimizer", "valid", "lr", "momentum", "wd", "seed"]
+_FIELDS = ["run", "same_steps", "optimizer", "valid", "lr", "momentum", "wd", "seed"]
 _NAMES = {"lr": "learning rate"}
 _SCRIPTS = {"vega": 6, "vega-lite": 6, "vega-embed": 7}  # the last needs the others
 _CDN = "https://cdn.jsdelivr.net/npm/{0}@{1}/build/{0}.min.js"
@@ -78,7 +78,7 @@ def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     )
     # at wd 0 a run stands under both its optimizers and counts once, and so do SGD and SGDW where they take the same steps
     first = [alt.SortField("optimizer")]
-    once = base.transform_window(sort=first, groupby=["steps"], place="row_number()")
+    once = base.transform_window(sort=first, groupby=["same_steps"], place="row_number()")
     once = once.transform_filter("datum.place == 1")
     line = once.transform_regression("log_nc0", "y").mark_line(color="#000000").encode(x="log_nc0:Q", y="y:Q")
     fit = once.transform_joinaggregate(n="count()")

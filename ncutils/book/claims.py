@@ -20,7 +20,7 @@ from ncutils.book.style import METRICS
 from ncutils.book.verdicts import ACCURACY, CLOSE, MUCH, STILL, UNRELATED, Statement
 from ncutils.files import project_folder
 from ncutils.optimizers import COUPLED
-from ncutils.runs import exact_law, same_steps
+from ncutils.runs import Run, exact_law, same_steps
 
 # the main text's setting, and those of Figures 19 to 43
 MAIN, *OTHERS = (f"{n} on {d}" for d in ("FashionMNIST", "CIFAR10", "MNIST") for n in ("ResNet9", "VGG9"))
@@ -86,7 +86,7 @@ def _entries(profile: str, grid: str = "grid") -> pd.DataFrame:
     the one that stands for all that take the same steps."""
     entries = store.read_grid(project_folder(f"params/{profile}/{grid}.yaml"))
     rows = [(run.arch, run.dataset, name, run.hash, same_steps(run).hash) for name, run in entries]
-    return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run", "steps"])
+    return pd.DataFrame(rows, columns=["arch", "dataset", "label", "run", "same_steps"])
 
 
 def _grid(stored: pd.DataFrame, of: str, *labels: str) -> pd.DataFrame:
@@ -103,13 +103,19 @@ def _grid(stored: pd.DataFrame, of: str, *labels: str) -> pd.DataFrame:
 
 def _chapter(stored: pd.DataFrame, chapter: str, optimizers: int, **fields) -> tuple[pd.DataFrame, dict]:
     """A chapter's stored runs, with labels as `_grid`'s, and its parameters, at the paper's profile or else the laptop's: runs
-    with these `fields` and each parameter that is one value of a field, where they are of so many optimizers."""
+    with these `fields`, its seeds, and each parameter that is one value of a field, the network and its images as they are
+    unless it says otherwise, where they are of so many optimizers."""
     for profile in ("paper", "laptop"):
         p = yaml.safe_load(project_folder(f"params/{profile}/{chapter}.yaml").read_text("utf-8"))
-        values = {"arch": "resnet9", "n_train": None} | p | fields
+        usual = {
+            name: Run.model_fields[name].default for name in ("n_train", "net", "fit", "scale", "augment")
+        }
+        values = {"arch": "resnet9"} | usual | p | fields
         values = {k: v for k, v in values.items() if k in stored and not isinstance(v, list | dict)}
-        values["lr"] = np.where(stored["rule"] == "sgd", p.get("lr_sgd", p["lr"]), p["lr"])
-        runs = _where(stored, **values)
+        first = values.pop("seed", 0)
+        of = stored[stored["seed"].between(first, first + p.get("n_seeds", 1) - 1)]
+        values["lr"] = np.where(of["rule"] == "sgd", p.get("lr_sgd", p["lr"]), p["lr"])
+        runs = _where(of, **values)
         if runs["optimizer"].nunique() >= optimizers:
             none = runs[runs["wd"] == 0]
             both = [runs.assign(label=runs["optimizer"]), none.assign(label=none["optimizer"] + "W")]
@@ -195,7 +201,7 @@ def _over_coupled(runs: pd.DataFrame, decoupled: str) -> list[Statement]:
 def _pairs(runs: pd.DataFrame, along: str, *varied: str, valid: bool = True) -> pd.DataFrame:
     """All pairs of valid runs of one label that differ in a column, with `_low` the one where it is less. But for rule, decays
     and `varied` they are alike; along momentum the decay is the same, too."""
-    kept = (_where(runs, valid=True) if valid else runs).drop_duplicates(["label", "steps"])
+    kept = (_where(runs, valid=True) if valid else runs).drop_duplicates(["label", "same_steps"])
     kept = kept.assign(like=[analysis.like(h.run, along, *varied) for h in kept["history"]])
     unknown = kept.columns[kept.isna().all()] if len(kept) else []  # no run has them
     kept = kept.drop(columns=["history", *unknown])
@@ -383,7 +389,10 @@ def _sign_descent(stored) -> Seen:
     means = found.groupby("optimizer")[["nc0_start", "nc0_peak", "nc0_end"]].mean()
     means = means.set_axis(["SignGD", "SignGDW"])
     words = [f"{name} {a:.2g}, at most {b:.2g}, ends at {c:.2g}" for name, a, b, c in means.itertuples()]
-    text = f"NC0 of {'; '.join(words)}, {100 * moves.mean():+.0f} % in the last third"
+    decays = ", ".join(f"{wd:g}" for wd in sorted(set(own["wd"])))
+    text = (
+        f"NC0, mean over decays {decays}: {'; '.join(words)}, {100 * moves.mean():+.0f} % in the last third"
+    )
     settles = "the last third hardly moves it"
     statements = [
         # no curve lies above its peak, so that no even split is to be expected
@@ -496,7 +505,7 @@ def column_of_nc4(runs: pd.DataFrame) -> str:
 
 def nc4(runs: pd.DataFrame) -> Seen:
     """Figure 44, of one setting's runs (`analysis.table`)."""
-    kept = _where(runs, valid=True).drop_duplicates("steps")
+    kept = _where(runs, valid=True).drop_duplicates("same_steps")
     column = column_of_nc4(kept)
     ranks, satisfied = kept[METRICS[1:]].corrwith(kept[column], method="spearman"), kept[column] > 0.99
     images = "test" if column == "nc4_test" else "training"
@@ -643,8 +652,8 @@ def _best_runs(stored) -> Seen:
 def _counts(stored) -> Seen:
     settings = {of: _grid(stored, of) for of in (MAIN, *OTHERS)}
     runs, entries = pd.concat(settings.values()), _entries("paper")
-    once, n = runs.drop_duplicates("steps"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
-    distinct, different = entries["run"].nunique(), entries["steps"].nunique()
+    once, n = runs.drop_duplicates("same_steps"), len(entries.drop_duplicates(["arch", "dataset", "label"]))
+    distinct, different = entries["run"].nunique(), entries["same_steps"].nunique()
     text = f"{len(entries):,} entries in {n} settings, {distinct:,} distinct, {different:,} of which differ in mathematics; of the "
     text += f"{len(once)} run here, with other decays, {100 * once['valid'].mean():.0f} % pass the filter (paper: 64 %)"
     paper = 2500 / 3888

@@ -197,7 +197,7 @@ def scatter(groups: Groups, profile: str, columns=("nc1", "nc2", "nc3"), by_lr=F
     return _finished(figure, groups, profile)
 
 
-def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
+def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]], profile: str = "protocol"):
     """Tables 1 and 2 number by number: a panel a metric, a row an optimizer, the paper's value and, joined to it, each valid run
     of each scale."""
     names = [name for name in paper if any(name in groups for groups in scales.values())]
@@ -219,7 +219,7 @@ def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]]):
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     groups = {scale: sum(of_scale.values(), []) for scale, of_scale in scales.items()}
-    return _finished(figure, groups, "protocol")
+    return _finished(figure, groups, profile)
 
 
 def ledger(groups: Groups, profile: str):

@@ -7,10 +7,12 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ncutils import analysis
 from ncutils.book import claims, verdicts
+from ncutils.book.tables import with_interval
 from ncutils.book.verdicts import VERDICTS, Counted, Statement
 from ncutils.files import write_whole
 from ncutils.optimizers import COUPLED, OPTIMIZERS
@@ -154,14 +156,6 @@ def percent(c: Counted) -> str:
     return f"{100 * c.k / c.n:.0f} %" if c.n else "–"
 
 
-def ratio(effect: tuple[float, float, float]) -> str:
-    """A median ratio with its interval, where there are sets enough for one."""
-    middle, low, high = effect
-    if math.isnan(middle):
-        return ""
-    return f"{middle:.3g}" + ("" if math.isnan(low) else f" ({low:.3g} to {high:.3g})")
-
-
 def fixed(row) -> str:
     """What fixing the gauge leaves of a statement."""
     gauge = row.statement.gauge
@@ -208,7 +202,7 @@ def _statement(row) -> str:
         "comparisons": f"{share(c)}, {c.sets} set{'s' * (c.sets > 1)} of network, data and seed",
         "networks and data sets": share(c.networks) if c.networks else "",
         "gauge fixed": fixed(row),
-        "median ratio": ratio(statement.effect()),
+        "median ratio": with_interval(*statement.effect()),
         "p, Holm": "" if math.isnan(row.p) else f"{row.p:.2g}",
         "the verdict would be": row.moves,
     }
@@ -269,10 +263,10 @@ def _filters(stored: pd.DataFrame) -> str:
 def verdict(table: pd.DataFrame) -> dict[str, str]:
     """Six sentences, and by each what is compared, in words with links, and the evidence as a table."""
     pairs, decay, rises = (f"Figures {first}, {second}" for first, second in ((1, 19), (3, 20), (10, 23)))
-    known = {(r.item, r.statement.says): r for r in table.itertuples()}
+    rows_of = {(r.item, r.statement.says): r for r in table.itertuples()}
 
     def of(item, says):
-        rows = [(words, r) for (i, words), r in known.items() if i == item or i.startswith(f"{item}, ")]
+        rows = [(words, r) for (i, words), r in rows_of.items() if i == item or i.startswith(f"{item}, ")]
         # or, not run, the row as a whole
         return next((r for words, r in rows if words.startswith(says)), rows[0][1])
 
@@ -287,6 +281,10 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
 
     n = table["verdict"].value_counts().reindex(VERDICTS, fill_value=0)
     rising = of(rises, "NC3 is larger")
+    supported = table[table["verdict"] == "supported"]
+    by_gauge = pd.Series([s.gauge for s in supported["statement"]], supported.index, dtype=str)
+    known = np.array([c.n > 0 for c in supported["fixed"]], bool)
+    no_more = known & (by_gauge == "changes") & (supported["fixed_verdict"] != "supported")
     falling = {f"{m} falls as the decay grows": of(decay, f"{m} of SGD") for m in ("NC0", "NC3")}
     above = {
         decoupled: {
@@ -333,7 +331,9 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
         (
             f"NC0 is a gauge, and still goes with NC3: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs ({rising.verdict}), with the gauge fixed in {percent(rising.fixed)} ({rising.fixed_verdict})",
             "The runs differ in optimizer and decay, which move both. Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
-            "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)).",
+            "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)). "
+            f"Of the {n['supported']} supported statements {(by_gauge == 'zero').sum()} are about the size of NC0 itself, which a gauge sets to 0, and "
+            f"{no_more.sum()} more are not supported once it is fixed.",
             {"of two runs the one with the larger NC0 has the larger NC3": rising},
         ),
         (
@@ -383,7 +383,7 @@ def _evidence(rows: dict) -> str:
         moves = f"<br>{row.moves}" if row.moves else ""
         counts = _and_networks(share(row.counted), row.counted), _and_networks(fixed(row), row.fixed)
         lines.append(
-            f"| {words} | {counts[0]} | {chip}{moves} | {ratio(row.statement.effect())} | {counts[1]} |"
+            f"| {words} | {counts[0]} | {chip}{moves} | {with_interval(*row.statement.effect())} | {counts[1]} |"
         )
     return "\n".join(lines)
 

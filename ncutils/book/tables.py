@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import re
 
 import numpy as np
@@ -75,6 +76,14 @@ def beside_paper(scales: dict[str, Groups], paper: dict, changes: dict | None = 
             if len(row) > 1:
                 rows[name, LABELS[column]] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis(["optimizer", "metric"])
+
+
+def with_interval(ratio: float, low: float, high: float) -> str:
+    """A ratio with the interval of `analysis.ratio_of_medians`, where there is one; nothing where no pair is."""
+    if math.isnan(ratio):
+        return ""
+    ratio, low, high = (f"{x:.3g}" if x < 1000 else f"{x:,.0f}" for x in (ratio, low, high))
+    return ratio if low == "nan" else f"{ratio} [{low}, {high}]"
 
 
 def _percent(change: float) -> str:
