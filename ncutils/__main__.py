@@ -32,14 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
     either = sweep.add_mutually_exclusive_group()
     either.add_argument("--workers", type=int, help="processes here (default: one a core, one on a GPU)")
     either.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: 'auto', or the head node's address")
-    share = "share of a GPU a run (default: 1), with --ray and --device cuda"
-    sweep.add_argument("--gpus-per-run", type=float, help=share)
+    of_gpu = "share of a GPU a run (default: 1), with --ray and --device cuda"
+    sweep.add_argument("--gpus-per-run", type=float, help=of_gpu)
     runs = commands.add_parser("runs", help="one line a stored run: its fields and its final row")
     runs.set_defaults(call=_runs)
     runs.add_argument("--csv", action="store_true", help="all columns, as CSV")
     pack = commands.add_parser("pack", help="copy stored runs into one Parquet file")
     pack.set_defaults(call=_pack)
-    pack.add_argument("file", type=Path, help="for example results/03_adamw_FashionMNIST.parquet")
+    pack.add_argument("file", type=_path, help="for example results/03_adamw_FashionMNIST.parquet")
     made_by = "what trained them: for manifest.csv beside the file"
     pack.add_argument("--made-by", metavar="COMMAND", type=_text, help=made_by)
     pack.add_argument(
@@ -71,21 +71,33 @@ def _text(argument: str) -> str:
     return os.fsencode(argument).decode("utf-8", "replace")
 
 
+def _path(argument: str) -> Path:
+    return Path(os.path.expanduser(argument))
+
+
 def _sweep(options) -> int | None:
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"workers = {options.workers} is not allowed: it must be 1 or more")
+    if options.ray == "":
+        raise ValueError("ray = '' is not allowed: it must be 'auto' or the head node's address")
     of_gpus = options.ray and (options.device or "").startswith("cuda")
-    if options.gpus_per_run is not None and not of_gpus:
+    share = options.gpus_per_run
+    if share is not None and not of_gpus:
         raise ValueError("gpus-per-run is not allowed without --ray and --device cuda")
+    if share is not None and not (0 < share < 1 or (share >= 1 and share % 1 == 0)):
+        raise ValueError(
+            f"gpus-per-run = {share:g} is not allowed: it must be a share of one GPU above 0, or a whole number of them"
+        )
     entries, store = read_grid(options.grid), Store()
     distinct = list({run.hash: run for _, run in entries}.values())
-    missing = [run for run in distinct if run not in store]
+    known = {h.run.hash for h in store.histories()}  # to look for each anew would take a second a thousand
+    missing = [run for run in distinct if run.hash not in known or run not in store]
     print(f"{len(entries)} runs, {len(distinct)} distinct, {len(distinct) - len(missing)} stored")
     if options.dry_run:
         print(sweeps.plan(entries, missing, options.device, options.workers))
         return 0
-    gpus = 1.0 if options.gpus_per_run is None else options.gpus_per_run
-    how, started = (options.device, options.workers, options.ray, gpus), time.perf_counter()
+    gpus, started = 1.0 if share is None else share, time.perf_counter()
+    how = options.device, options.workers, options.ray, gpus
     try:
         histories = sweeps.train_all(distinct, store, *how)
     except KeyboardInterrupt:
@@ -118,9 +130,13 @@ def _pack(options) -> None:
     if options.commit and not options.made_by:
         raise ValueError("commit is not allowed without made-by: it goes into the manifest with it")
     if options.made_by:
-        from ncutils.book.manifest import describe, present_commit
+        from ncutils.book import manifest
 
-        commit = options.commit or present_commit()  # before anything is written
+        # before anything is written
+        commit = options.commit or manifest.present_commit()
+        manifest.lines_beside(options.file)
+    if options.file.is_dir():
+        raise ValueError(f"{options.file} is a folder: name a file in it")
     if options.file.is_file():
         try:
             with warnings.catch_warnings(record=True) as unknown:  # runs that this version leaves out
@@ -132,7 +148,7 @@ def _pack(options) -> None:
             raise ValueError(f"{options.file} holds {lost} other runs: remove it first, or name another one")
     write(histories, options.file)
     if options.made_by:
-        describe(options.file, options.made_by, commit)
+        manifest.describe(options.file, options.made_by, commit)
     print(f"{len(histories)} runs in {options.file}, {options.file.stat().st_size / 1e6:.2f} MB")
 
 

@@ -160,13 +160,18 @@ def _told_in_one_sentence(loader) -> Iterator[torch.Tensor]:
     except ValueError as error:
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
     except RuntimeError as error:  # a worker's, or about one that was killed
+        guard = (
+            ""
+            if sys.platform == "linux"
+            else " or for want of `if __name__ == '__main__':` around a script's calls,"
+        )
         free = (
             f", of which /dev/shm has {shutil.disk_usage(SHARED).free / 1e6:.0f} MB free"
             if SHARED.is_dir()
             else ""
         )
         raise ChildProcessError(
-            f"a process that reads images failed, perhaps for want of shared memory{free} (docker run --shm-size sets a "
+            f"a process that reads images failed, perhaps{guard} for want of shared memory{free} (docker run --shm-size sets a "
             f"container's) or of memory: {str(error).strip().splitlines()[-1]}"
         ) from None
 
@@ -441,14 +446,21 @@ def _folder(folder: Path) -> Split:
 def _open(path: Path):
     """An image file as RGB of 8 bits; transparency is dropped, as torchvision's ImageFolder does.
 
-    Pillow would clip 16 bits of grey to 8, and numbers without a known range: the former are scaled, the latter refused.
+    Pillow would clip 16 bits of grey to 8, and numbers without a known range: the former are scaled, the latter refused, as are
+    TIFF's signed numbers and its 12 bits, which Pillow takes for unsigned ones and for 16.
     """
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            tags = getattr(image, "tag_v2", {})  # of TIFF
+            bits, formats = (np.atleast_1d(tags.get(tag, usual)) for tag, usual in ((258, 8), (339, 1)))
+            if image.mode not in ("I", "F") and (12 in bits or 2 in formats):
+                raise ValueError("its pixels are signed or have 12 bits; save it with 8 or 16 bits, unsigned")
             if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
                 grey = np.asarray(image).astype(np.float64) / 257  # 65,535 becomes 255
+                if tags.get(262) == 0:  # white is 0, which Pillow heeds for 8 bits alone
+                    grey = 255 - grey
                 image = Image.fromarray(grey.round().astype(np.uint8))
             elif image.mode in ("I", "F"):
                 raise ValueError(

@@ -17,19 +17,26 @@ import psutil
 import torch
 
 
-def pick_device(device: str | None = None, precision: str = "float32") -> torch.device:
-    """The device asked for, or the GPU if there is one, or the CPU. Raises ValueError where it is not to be had, or does not
-    compute in `precision`."""
+def pick_device(device: str | int | torch.device | None = None, precision: str = "float32") -> torch.device:
+    """The device asked for, a whole number for a GPU's, or the GPU if there is one, or the CPU. Raises ValueError where it is
+    not to be had, or does not compute in `precision`."""
     try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        # torch would take True for a number, too
+        device = torch.device(f"cuda:{device}" if type(device) is int else str(device))
         torch.empty(0, device=device)
         if device.type not in ("cpu", "cuda"):  # Apple's has no float64, as metrics need, "meta" no numbers
             raise RuntimeError
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError) as error:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         none = "; no GPU is to be seen (CUDA_VISIBLE_DEVICES)"
         gpus = f" or 'cuda:0' to 'cuda:{found - 1}'" if found else none
-        raise ValueError(f"device = {str(device)!r} is not to be had here: use 'cpu' or none{gpus}") from None
+        # one that is there may be full, or lost
+        why = f" ({str(error).splitlines()[0]})" if found and str(error) else ""
+        raise ValueError(
+            f"device = {str(device)!r} is not to be had here{why}: use 'cpu' or none{gpus}"
+        ) from None
     if precision == "bf16" and device.type == "cuda":
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -53,7 +60,11 @@ def usable_cores() -> int:
     """Cores that this process may use: by its affinity, and by a container's quota, rounded up."""
     from joblib import cpu_count
 
-    return cpu_count()
+    try:
+        return cpu_count()
+    except ValueError:
+        told = os.environ.get("LOKY_MAX_CPU_COUNT")
+        raise ValueError(f"LOKY_MAX_CPU_COUNT = {told!r} is not allowed: it must be a whole number") from None
 
 
 def _flush_denormals_in_all_threads() -> None:
@@ -112,15 +123,19 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
         raise MemoryError(
             f"the memory of {device_name(device)} is full: use a smaller width or batch_size"
         ) from error
-    except torch.AcceleratorError as error:  # it may work again after a new start
-        why = str(error).splitlines()[0]
-        raise OSError(
-            f"the {device.type} device failed ({why}); the same call goes on from the last checkpoint"
-        ) from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error):  # a CPU's
             raise MemoryError("the machine's memory is full: use a smaller width or batch_size") from error
-        raise
+        # AcceleratorError, or what the libraries of a GPU report without that class
+        of_device = isinstance(error, torch.AcceleratorError) or re.search(
+            r"CUDA error|cuDNN error|CUBLAS_STATUS|CUSOLVER_STATUS", str(error)
+        )
+        if not of_device:
+            raise
+        why = str(error).splitlines()[0]
+        raise OSError(  # it may work again after a new start
+            f"the {device.type} device failed ({why}); the same call goes on from the last checkpoint"
+        ) from error
 
 
 def keep_freed_memory(keep: bool) -> None:

@@ -20,6 +20,12 @@ from torch import nn
 from ncutils import metrics
 from ncutils.machine import free_memory, pick_device, progress_bar
 
+# what torch has no arithmetic for, or none that the metrics are of
+_NO_NUMBERS = {t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_complex}
+_NO_NUMBERS |= {t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point} - {
+    *metrics.FLOATS
+}
+
 # that two passes over the same features agree to: of their mean, and of one of them; where the network computes in half precision
 _SAME, _SAME_IN_HALF = (1e-5, 1e-3), (1e-3, 5e-2)
 
@@ -466,6 +472,8 @@ class _Network:
             self.names[module]: h.reshape(-1, h.shape[-1])
         }
         for name, value in found.items():
+            if value.dtype in (torch.bool, *_NO_NUMBERS):
+                raise ValueError(f"layer {name!r} gave {value.dtype} for a batch of {what}: convert it first")
             if len(value) != len(logits):
                 raise ValueError(
                     f"layer {name!r} gave {len(value)} rows for {len(logits)} samples of {what}: its first dimension must be "
@@ -515,6 +523,8 @@ class _Network:
         weight = self.head.weight.detach().to(self.place)[rows]
         bias = None if bias is None else bias.detach().to(self.place)[rows]
         for name, of_head in (("weight", weight), ("bias", bias)):
+            if of_head is not None and of_head.dtype in _NO_NUMBERS:
+                raise ValueError(f"head: its {name} is of type {of_head.dtype}: convert it first")
             if of_head is not None and not torch.isfinite(of_head).all():
                 raise ValueError(f"head: its {name} holds NaN or infinity")
         return weight, bias

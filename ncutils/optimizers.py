@@ -171,6 +171,13 @@ def _check_settings(rule: str, options: dict, momentum: float) -> None:
         if name not in allowed:
             why = f"`{_GIVEN[name]}` sets it" if name in _GIVEN else f"it has {', '.join(allowed) or 'none'}"
             raise ValueError(f"options = {options!r} is not allowed: {name!r} of rule {rule!r}: {why}")
+        known = settings if name in settings else inspect.signature(find_rule(rule)).parameters
+        default = known[name].default if name in known else None
+        if isinstance(value, str) and isinstance(default, bool | int | float):
+            kind = "True or False" if isinstance(default, bool) else "a number"
+            raise ValueError(
+                f"options = {options!r} is not allowed: {name!r} of rule {rule!r} must be {kind}, not text"
+            )
         if name == "betas" and (not isinstance(value, tuple) or value[:1] != (momentum,)):
             raise ValueError(
                 f"options = {options!r} is not allowed: the first of betas must be momentum, {momentum!r}"

@@ -63,6 +63,7 @@ def train_all(
             store.clear(run)
     if not missing:
         return [found[run.hash] for run in runs]
+    training.checkpoint_seconds()  # refused here, not once a run
     if ray:
         one_pass = functools.partial(_on_ray, address=ray, gpus_per_run=gpus_per_run)
     else:
@@ -329,11 +330,12 @@ def seconds_a_run(runs: list[Run], device: str | None = None) -> dict[Run, float
     """Expected seconds of each run on one worker here: an ordinary step of each kind of network, timed now on noise, its
     gradient on as many images as take a moment. Images read from disk and a GPU's graphs (`step.Step`) are not counted."""
     device, seconds = pick_device(device), {}
-    with set_for_training(device, 1, wide=False):
+    bar = progress_bar(len(runs), "timing a step of each kind of network", "run")
+    with bar, set_for_training(device, 1, wide=False):
         for run in runs:
-            seconds[run] = (
-                run.epochs * math.ceil(n_train(run) / run.batch_size) * 1.1 * _seconds_a_step(run, device)
-            )
+            steps = run.epochs * math.ceil(n_train(run) / run.batch_size)
+            seconds[run] = 1.1 * steps * _seconds_a_step(run, device)
+            bar.update()
     return seconds
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -22,12 +23,7 @@ from ncutils.step import Step, epoch, make_model, measure, run_optimizer
 
 __all__ = ["History", "Run", "least_memory", "lr_per_step", "make_model", "train"]
 
-try:
-    CHECKPOINT_SECONDS = float(_text := os.environ.get("NCUTILS_CHECKPOINT_SECONDS") or "300")
-except ValueError:
-    raise ValueError(
-        f"NCUTILS_CHECKPOINT_SECONDS = {_text!r} is not allowed: it must be a number of seconds"
-    ) from None
+CHECKPOINT_SECONDS: str | float = os.environ.get("NCUTILS_CHECKPOINT_SECONDS") or 300.0
 
 # What the paper leaves open and no field of Run decides; stored with every History.
 CHOICES = {
@@ -56,7 +52,7 @@ def train(
     the network would not fit.
     """
     device = machine.pick_device(device, run.precision)
-    path = None if checkpoint is None else Path(checkpoint)
+    path, every = None if checkpoint is None else Path(checkpoint), checkpoint_seconds()
     if path and path.is_dir():
         raise ValueError(
             f"checkpoint = {str(checkpoint)!r} is not allowed: it is a folder, and must be a file"
@@ -83,7 +79,7 @@ def train(
                 if not math.isfinite(loss) or (state.epoch in measured and not state.log(lr)):
                     diverged = state.epoch
                     break
-                if path and time.perf_counter() - kept > CHECKPOINT_SECONDS and state.epoch < run.epochs:
+                if path and time.perf_counter() - kept > every and state.epoch < run.epochs:
                     kept = time.perf_counter()
                     state.spent = kept - started
                     content = state.keep(path)
@@ -109,6 +105,16 @@ def train(
     import pandas as pd  # takes as long to import as all else beside torch, and not everyone trains
 
     return History(run, pd.DataFrame(state.rows), info)
+
+
+def checkpoint_seconds() -> float:
+    """CHECKPOINT_SECONDS as a number. Raises ValueError where the environment's is none."""
+    with contextlib.suppress(ValueError):
+        if (seconds := float(CHECKPOINT_SECONDS)) >= 0:
+            return seconds
+    raise ValueError(
+        f"NCUTILS_CHECKPOINT_SECONDS = {CHECKPOINT_SECONDS!r} is not allowed: it must be a number of seconds, 0 or more"
+    )
 
 
 class State:

@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ncutils import data, machine
+from ncutils import data, machine, training
 from ncutils.__main__ import main
+from ncutils.book import manifest
 from ncutils.files import project_folder
 from ncutils.metrics import class_means, nc_metrics, singular_values
 from ncutils.models import ARCHITECTURES
@@ -115,6 +116,17 @@ def test_a_grid_that_unfolds_without_end(tmp_path, capsys):
         (["sweep", "binary.yaml"], "binary.yaml is not YAML"),
         (["sweep", "grid.yaml", "--workers", "0"], "workers = 0 is not allowed"),
         (["sweep", "grid.yaml", "--gpus-per-run", "0.5"], "gpus-per-run is not allowed without --ray and"),
+        (
+            ["sweep", "grid.yaml", "--ray", ""],
+            "ray = '' is not allowed: it must be 'auto' or the head node's",
+        ),
+        *(
+            (
+                ["sweep", "grid.yaml", "--ray", "auto", "--device", "cuda", "--gpus-per-run", share],
+                f"gpus-per-run = {share} is not allowed: it must be a share of one GPU above 0, or a whole",
+            )
+            for share in ("0", "-1", "nan", "1.5", "inf")
+        ),
         (["sweep", "grid.yaml", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
         (["sweep", "grid.yaml", "--dry-run", "--device", "tpu9"], "device = 'tpu9' is not to be had here"),
         (["runs", "--where", "widht=8"], "unknown field 'widht'"),
@@ -373,6 +385,48 @@ def test_without_git_a_commit_must_be_named(git, tmp_path, monkeypatch, capsys):
     assert "the code's commit is not known" in error and error.endswith("name it with --commit\n")
     assert ("dubious ownership" in error) == (git == "refuses") and not (tmp_path / "a.parquet").exists()
     assert main([*pack, "--commit", "abc"]) == 0 and "abc" in (tmp_path / "manifest.csv").read_text("utf-8")
+
+
+def test_outside_a_clone_a_commit_must_be_named(tmp_path, monkeypatch):
+    """Not that of whatever repository is in the current folder."""
+    monkeypatch.setattr("ncutils.book.manifest.in_clone", lambda: False)
+    with pytest.raises(ValueError, match="commit is not known .it is in no clone.: name it with --commit"):
+        manifest.present_commit()
+
+
+@pytest.mark.parametrize("content", [b"", b"name,commit\na,b\n", "file,command\na,é\n".encode("cp1252")])
+def test_a_manifest_that_cannot_be_read_is_named_before_anything_is_written(content, tmp_path, capsys):
+    train_all([Run(width=1, arch="mlp", epochs=1, n_train=40)], workers=1)
+    (tmp_path / "manifest.csv").write_bytes(content)
+    assert main(["pack", str(tmp_path / "a.parquet"), "--made-by", "a sweep", "--commit", "abc"]) == 2
+    assert "manifest.csv is no CSV in UTF-8 with a column 'file'" in one_sentence(capsys.readouterr().err)
+    assert not (tmp_path / "a.parquet").exists() and (tmp_path / "manifest.csv").read_bytes() == content
+
+
+def test_pack_takes_the_home_folder_and_no_folder(tmp_path, monkeypatch, capsys):
+    train_all([Run(width=1, arch="mlp", epochs=1, n_train=40)], workers=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["pack", "~/a.parquet"]) == 0 and (tmp_path / "a.parquet").is_file()
+    capsys.readouterr()
+    assert main(["pack", str(tmp_path)]) == 2
+    assert "is a folder: name a file in it" in one_sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("seconds", ["5min", "nan", "-1"])
+def test_seconds_between_checkpoints_are_checked_before_training(seconds, monkeypatch, capsys):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)
+    with pytest.raises(
+        ValueError, match=f"NCUTILS_CHECKPOINT_SECONDS = '{seconds}' is not allowed: it must be"
+    ):
+        train_all([Run(width=1, arch="mlp", epochs=1, n_train=40)], workers=1)
+    assert main(["runs"]) == 0  # what trains nothing does not mind
+
+
+@pytest.mark.parametrize("cores", ["abc", "2.5"])
+def test_a_number_of_cores_that_is_none_is_named(cores, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", cores)
+    with pytest.raises(ValueError, match=f"LOKY_MAX_CPU_COUNT = '{cores}' is not allowed"):
+        machine.usable_cores()
 
 
 # ---- data

@@ -205,6 +205,13 @@ def test_chapter_03_trains_the_six_optimizers_once(tmp_path):
     assert "Seed 0. 6 runs" in drawn
 
 
+def test_a_number_may_stand_for_a_list_of_one(tmp_path):
+    small = {"epochs": 5, "n_train": 100, "width": 1}
+    done = papermill(ROOT / "chapters" / "10_ufm.ipynb", tmp_path / "out.ipynb", lr=0.3, wd=0.05, **small)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {(h.run.lr, h.run.wd) for h in Store().histories()} == {(0.3, 0.05)}
+
+
 @pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
@@ -232,7 +239,7 @@ def checked(*cells: str) -> dict:
     """What a notebook whose cells were executed in this order takes for its parameters."""
     values: dict = {}
     for cell in cells:
-        exec(cell, values)
+        exec(re.sub(r"^(%.*|.*\?)$", "", cell, flags=re.MULTILINE), values)  # without magics
     return check_parameters(["", *cells], values)
 
 
@@ -259,6 +266,9 @@ def test_check_parameters_knows_only_papermills_cell():
         [DECLARED, "# Parameters\nlr = 0.2\nprint(lr)"],
         [DECLARED, 'lr, profile = 0.2, "mine"', "profile = 'mine'\nlr = 0.2"],  # its heading removed
         [DECLARED + "\nprint(width)", "lr = 0.2"],
+        ['width, lr = 8, 0.2\nwd_sweep: dict = {}\nprofile = "default"'],  # as a reader may write it
+        ["%matplotlib inline\n" + DECLARED + "\nif width:\n    lr = 0.2\nwidth?"],
+        ["%%time\n" + DECLARED, "lr = 0.2"],
         [
             DECLARED,
             '# Parameters\nPAPERMILL_INPUT_PATH = "in.ipynb"\nPAPERMILL_OUTPUT_PATH = "out.ipynb"\nlr = 0.2',

@@ -1,5 +1,6 @@
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -361,6 +362,31 @@ def test_every_mode_of_images_is_converted_or_refused_by_name(kind, mode, tmp_pa
         assert np.abs(found - ramp[:, :, None]).max() <= {"jpg": 2, "YCbCr": 2}.get(
             mode, 2 if kind == "jpg" else 0
         )
+
+
+def tiff(path, pixels: bytes, side: int, bits: int, white_is_zero=False, signed=False):
+    """A grey TIFF, tag by tag: Pillow writes none of these kinds."""
+    tags = {256: side, 257: side, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 8 + 2 + 12 * 10 + 4}
+    tags |= {277: 1, 278: side, 279: len(pixels), 339: 1 + signed}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels)
+
+
+def test_tiffs_that_pillow_takes_for_others_are_read_rightly_or_refused(tmp_path):
+    ramp = np.linspace(0, 65_535, 256).astype("<u2").reshape(16, 16)
+    expected = (ramp / 257).round()[:, :, None]
+    tiff(tmp_path / "black.tiff", ramp.tobytes(), 16, 16)
+    tiff(tmp_path / "white.tiff", (65_535 - ramp).tobytes(), 16, 16, white_is_zero=True)
+    for name in ("black", "white"):
+        assert np.abs(np.asarray(data._open(tmp_path / f"{name}.tiff")) - expected).max() <= 1, name
+    tiff(tmp_path / "signed.tiff", bytes(256), 16, 8, signed=True)
+    tiff(tmp_path / "signed16.tiff", bytes(512), 16, 16, signed=True)
+    tiff(tmp_path / "twelve.tiff", bytes(384), 16, 12)
+    for name in ("signed", "signed16", "twelve"):
+        with pytest.raises(
+            ValueError, match=f"{name}.tiff is not a readable image .*; save it with 8 or 16 bits"
+        ):
+            data._open(tmp_path / f"{name}.tiff")
 
 
 def test_transparency_is_dropped_as_torchvisions_folders_drop_it(tmp_path):

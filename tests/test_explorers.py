@@ -61,11 +61,19 @@ def test_a_live_kernel_answers_any_value():
 
 
 @pytest.mark.counts("bad inputs refused")
-def test_choices_of_one_are_refused():
+def test_a_parameter_without_a_value_is_refused():
     with pytest.raises(
-        ValueError, match=r"choices of \['lr'\] are not allowed: each parameter needs 2 values or more"
+        ValueError, match=r"choices of \['lr'\] are not allowed: each parameter needs a value"
     ):
-        explorers.explorer(draw, live=False, lr=[0.1], K=[3, 10])
+        explorers.explorer(draw, live=False, lr=[], K=[3, 10])
+
+
+def test_a_single_choice_has_no_control():
+    widget = explorers.explorer(draw, live=False, lr=[0.1], K=[3, 10])
+    assert [c["name"] for c in widget.controls] == ["K"] and len(widget.frames) == 2
+    alone = explorers.explorer(draw, live=False, lr=[0.1], K=[3])
+    assert not alone.controls and [title(frame) for frame in alone.frames] == [title(alone.still)]
+    assert explorers.explorer(draw, live=True, lr=[0.1], K=[3]).K == 3
 
 
 def test_every_widget_is_one_of_a_notebook_and_holds_its_module():

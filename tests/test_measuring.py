@@ -668,6 +668,45 @@ def test_bad_input_is_refused_in_one_sentence(model, loader, options, sentence):
     assert "\n" not in str(error.value)
 
 
+class To(nn.Module):
+    """Features of another type."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.to(self.dtype)
+
+
+class Absolute(nn.Module):
+    def forward(self, x):
+        return x.abs() if x.is_complex() else x.to(torch.float32)
+
+
+class Back(nn.Linear):
+    def forward(self, x):
+        weight = self.weight.to(torch.float32)
+        return nn.functional.linear(x.to(torch.float32), weight, self.bias)
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.bool])
+def test_types_without_arithmetic_are_refused(dtype):
+    batch = [(torch.randn(40, 6), torch.arange(40) % K)]
+    told = f"gave {dtype} for a batch of loader: convert it first"
+    with pytest.raises(ValueError, match=f"layer '1' {told}"):
+        measure(nn.Sequential(nn.Linear(6, 6), To(dtype), Absolute(), Back(6, K)), batch, layers=["1"])
+    if dtype != torch.complex64:  # which no linear layer takes
+        with pytest.raises(ValueError, match=f"layer '2' {told}"):
+            measure(nn.Sequential(nn.Linear(6, 6), To(dtype), Back(6, K)), batch)
+    if "float8" in str(dtype):
+        head = Back(6, K)
+        head.weight = nn.Parameter(head.weight.detach().to(dtype), requires_grad=False)
+        with pytest.raises(ValueError, match=f"head: its weight is of type {dtype}: convert it first"):
+            measure(nn.Sequential(nn.Linear(6, 6), head), batch)
+
+
 @pytest.mark.counts("bad inputs refused")
 def test_features_whose_width_changes_are_refused():
     """A layer before the pooling, and images of two sizes."""

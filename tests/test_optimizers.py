@@ -218,6 +218,13 @@ def test_a_closure_gives_what_gradients_at_hand_give(model, rule, how):
 @pytest.mark.parametrize(
     ("rule", "settings", "sentence"),
     [
+        (
+            "adabelief",
+            {"options": {"rectify": "no"}},
+            "'rectify' of rule 'adabelief' must be True or False, not text",
+        ),
+        ("sgd", {"options": {"nesterov": "n"}}, "'nesterov' of rule 'sgd' must be True or False, not text"),
+        ("sgd", {"options": {"dampening": "1e-3"}}, "'dampening' of rule 'sgd' must be a number, not text"),
         ("sgd", {"centre_head": "steps"}, "centre_head = 'steps' is not allowed"),
         ("sgd", {"centre_head": "gradient"}, "centre_head = 'gradient' is not allowed without head"),
         ("sgd", {"decoupled_wd": -1.0}, "decoupled_wd = -1.0 is not allowed: weight decay must be 0 or more"),

@@ -274,6 +274,13 @@ def test_pixels_stay_on_the_device():
             OSError,
             r"^the cpu device failed \(CUDA error: device lost\); ",
         ),
+        # of libraries that do not say it by that class
+        (
+            RuntimeError("cuDNN error: EXECUTION_FAILED\nmore"),
+            OSError,
+            r"^the cpu device failed \(cuDNN error",
+        ),
+        (RuntimeError("CUBLAS_STATUS_NOT_INITIALIZED when"), OSError, r"^the cpu device failed \(CUBLAS"),
         (RuntimeError("another"), RuntimeError, "^another$"),
     ],
 )
@@ -289,15 +296,36 @@ def test_a_device_that_gives_out_while_training(error, kind, sentence, monkeypat
 
 
 @pytest.mark.counts("bad inputs refused")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "meta", "mps", "tpu9", "cuda:x", "cpu:x"])
-def test_devices_that_are_not_there(device):
-    if device == "cuda" and torch.cuda.is_available():
+@pytest.mark.parametrize(
+    ("device", "named"),
+    [
+        *((name, name) for name in ("cuda", "cuda:1", "meta", "mps", "tpu9", "cuda:x", "cpu:x", "hpu", "")),
+        (0, "cuda:0"),
+        (True, "True"),
+        (1.5, "1.5"),
+    ],
+)
+def test_devices_that_are_not_there(device, named):
+    if named in ("cuda", "cuda:0") and torch.cuda.is_available():
         pytest.skip("it is there")
     with pytest.raises(
-        ValueError, match=f"^device = '{device}' is not to be had here: use 'cpu' or none"
+        ValueError, match=f"^device = '{named}' is not to be had here: use 'cpu' or none"
     ) as error:
         machine.pick_device(device)
     assert "\n" not in str(error.value)
+
+
+def test_a_device_that_is_there_and_does_not_answer_says_why(monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "empty", failing)
+    with pytest.raises(
+        ValueError, match=r"here \(CUDA error: all CUDA-capable devices are busy\): use 'cpu' or none or"
+    ):
+        machine.pick_device()
 
 
 @pytest.mark.counts("bad inputs refused")

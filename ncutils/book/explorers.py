@@ -291,16 +291,17 @@ class Frames(Explorer):
 def explorer(draw: Callable[..., plt.Figure], live: bool | None = None, **choices: list) -> Frames:
     """A figure `draw(**values)` with a slider for each keyword, or a menu where its choices are strings.
 
-    `choices` holds, for each parameter, the values that the built book offers, in order; every combination is drawn now.
+    `choices` holds, for each parameter, the values that the built book offers, in order; every combination is drawn now. One
+    with a single value has no control there.
     In a live notebook (`live`; None: found out) the sliders run over all values from a tenth of the least to ten times
     the greatest, further ones can be typed, and `draw` answers.
     """
-    empty = [name for name, values in choices.items() if len(values) < 2]
+    empty = [name for name, values in choices.items() if not values]
     if empty or not choices:
         these = empty or "an explorer"
-        raise ValueError(f"choices of {these} are not allowed: each parameter needs 2 values or more")
+        raise ValueError(f"choices of {these} are not allowed: each parameter needs a value or more")
     live = live_front_end() if live is None else live
-    controls = [_control(name, values, live) for name, values in choices.items()]
+    controls = [_control(name, values, live) for name, values in choices.items() if live or len(values) > 1]
     if not live:
         combinations = (dict(zip(choices, values)) for values in itertools.product(*choices.values()))
         frames = [_svg(draw(**values)) for values in combinations]

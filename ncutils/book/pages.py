@@ -7,12 +7,14 @@ import contextlib
 import itertools
 import math
 import numbers
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pandas as pd
 import yaml
 from IPython import get_ipython
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.display import Markdown, display
 
 from ncutils.analysis import Groups, once, regression, stored_grid, with_gauge_fixed
@@ -113,14 +115,37 @@ def _declared(cells: list[str]) -> dict[str, ast.expr]:
     return max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
 
 
+# what has names of its own, which are not the cell's
+_OWN_NAMES = (
+    ast.FunctionDef,
+    ast.ClassDef,
+    ast.Lambda,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+)
+
+
 def _assigned(source: str) -> dict[str, ast.expr]:
-    """The names that a cell's statements give values, with these; none of a cell that is not Python."""
+    """The names to which a cell gives values, with the expression of a plain statement, or for any other their own name; none
+    of a cell that is not Python. Magics are passed over."""
     try:
-        statements = ast.parse(source).body
+        cell = ast.parse(TransformerManager().transform_cell(re.sub(r"\A\s*%%.*\n", "", source)))
     except SyntaxError:
         return {}
-    plain = [s for s in statements if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)]
-    return {s.targets[0].id: s.value for s in plain}
+    plain, names, left = {}, [], [cell]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node)
+        if not isinstance(node, _OWN_NAMES):
+            left += ast.iter_child_nodes(node)
+    for s in cell.body:
+        if isinstance(s, ast.Assign | ast.AnnAssign) and s.value:
+            targets = s.targets if isinstance(s, ast.Assign) else [s.target]
+            plain |= {t.id: s.value for t in targets if isinstance(t, ast.Name)}
+    return {n.id: n for n in names} | plain
 
 
 def _default(name: str, expression: ast.expr, value):
@@ -194,7 +219,7 @@ def _number(value, whole: bool = False):
         with contextlib.suppress(ValueError):
             number = float(value)
     kind = "a whole number" if whole else "a number"
-    plain = isinstance(number, numbers.Real) and not isinstance(number, bool) and math.isfinite(number)
+    plain = isinstance(number, numbers.Real) and not isinstance(number, bool) and abs(number) < 1e300
     if not plain or (whole and number != int(number)):
         raise ValueError(f"it must be {kind}")
     return int(number) if whole else number
