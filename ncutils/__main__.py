@@ -127,6 +127,8 @@ def _pack(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
         raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
+    if options.file.is_dir():
+        raise ValueError(f"{options.file} is a folder: name a file in it")
     if options.commit and not options.made_by:
         raise ValueError("commit is not allowed without made-by: it goes into the manifest with it")
     if options.made_by:
@@ -135,8 +137,6 @@ def _pack(options) -> None:
         # before anything is written
         commit = options.commit or manifest.present_commit()
         manifest.lines_beside(options.file)
-    if options.file.is_dir():
-        raise ValueError(f"{options.file} is a folder: name a file in it")
     if options.file.is_file():
         try:
             with warnings.catch_warnings(record=True) as unknown:  # runs that this version leaves out

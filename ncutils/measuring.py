@@ -21,10 +21,8 @@ from ncutils import metrics
 from ncutils.machine import free_memory, pick_device, progress_bar
 
 # what torch has no arithmetic for, or none that the metrics are of
-_NO_NUMBERS = {t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_complex}
-_NO_NUMBERS |= {t for t in vars(torch).values() if isinstance(t, torch.dtype) and t.is_floating_point} - {
-    *metrics.FLOATS
-}
+_DTYPES = {t for t in vars(torch).values() if isinstance(t, torch.dtype)}
+_NO_NUMBERS = {t for t in _DTYPES if t.is_complex or t.is_floating_point} - {*metrics.FLOATS}
 
 # that two passes over the same features agree to: of their mean, and of one of them; where the network computes in half precision
 _SAME, _SAME_IN_HALF = (1e-5, 1e-3), (1e-3, 5e-2)

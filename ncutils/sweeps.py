@@ -165,7 +165,7 @@ def _on_ray(
     queue = list(reversed(runs))
     on_nodes: dict = {}
     try:
-        gpus = gpus_per_run if (device or "").startswith("cuda") else 0
+        gpus = gpus_per_run if type(device) is int or str(device).startswith("cuda") else 0
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train_on_node)

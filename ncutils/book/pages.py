@@ -219,6 +219,7 @@ def _number(value, whole: bool = False):
         with contextlib.suppress(ValueError):
             number = float(value)
     kind = "a whole number" if whole else "a number"
+    # `math.isfinite` fails for a whole number that no float holds
     plain = isinstance(number, numbers.Real) and not isinstance(number, bool) and abs(number) < 1e300
     if not plain or (whole and number != int(number)):
         raise ValueError(f"it must be {kind}")
