@@ -117,7 +117,7 @@ $(SCRIPTS): tools/scripts.py
 # torch and torchvision bring GPU libraries: about 5 GB on Linux, once.
 $(ENV): pyproject.toml $(PIN)
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[book,test]' $(PIN:%=--constraint %)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]' $(PIN:%=--constraint %)
 	touch $@
 
 # Once in a fork, then commit: its chapters run in Colab, to which their pages then have a button.

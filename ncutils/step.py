@@ -74,13 +74,12 @@ class Step:
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.replay: Callable | None = None
         self.compiled: SimpleNamespace | None = None  # with `features` as the model's
+        self.ways: list[str] = []
 
     @property
     def way(self) -> str:
-        """How the steps were taken: "ordinary", "graph", or "compiled graph"."""
-        if not (self.replay and self.graphed):
-            return "ordinary"
-        return "compiled graph" if self.compiled else "graph"
+        """How the steps were taken: "ordinary", "graph", "compiled graph", or a graph "..., then ordinary"."""
+        return ", then ".join(dict.fromkeys(self.ways)) or "ordinary"
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Images [n, C, H, W] and labels [n] -> the loss before the step."""
@@ -159,6 +158,8 @@ class Step:
                     raise ValueError(f"its {name} was off by {off:.2g} after {len(self.seen)} steps")
         except Exception as error:  # code and drivers of any kind must not spoil a run
             self.graphed, self.compiled = False, None
+            if self.ways:
+                self.ways.append("ordinary")
             self.optimizer.load_state_dict(numbers)
             for name, tensors in self._state().items():
                 for tensor, value in zip(tensors, start[name], strict=True):
@@ -166,6 +167,7 @@ class Step:
             why = " ".join(str(error).split())
             warnings.warn(f"training goes on without a CUDA graph: {why:.300}", stacklevel=4)
             return self._take
+        self.ways.append("compiled graph" if self.compiled else "graph")
         return step
 
     def _state(self) -> dict[str, list[torch.Tensor]]:

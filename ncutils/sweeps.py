@@ -351,22 +351,25 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
     height, width = run.image_size or height, run.image_size or width
     whole = min(run.batch_size, n_train(run))
     # of large images a few, so that they fit; on a CPU fewer of a wide network, so that nobody waits
-    few = max(2, 2**20 // (height * width * (run.width if device.type == "cpu" else 1)))
+    few = max(2, (2**19 // run.width if device.type == "cpu" else 2**20) // (height * width))
     shape = (whole if run.arch == "ufm" else min(whole, few), channels, height, width)
     network = (run.arch, run.net, run.width, shape, run.precision, device)
-    if (*network, run.rule) not in _updates:
+    # an update by the paper's rules takes next to nothing beside the gradient of convolutions
+    rule = None if run.rule in OWN_RULES and run.arch not in ("mlp", "ufm") else run.rule
+    if network not in _gradients or (rule and (*network, rule) not in _updates):
         images = torch.randn(shape, device=device).to(memory_format=torch.channels_last)
         labels = torch.arange(len(images), device=device) % 10
         noise = data.Dataset(images, labels, images, labels, 10)
         training.check_memory(run, noise, device)  # as `train` does, or it would be filled
         model = make_model(run, noise, device)
-        step = Step(model, run_optimizer(model, run), run)
         if network not in _gradients:
+            step = Step(model, model, run)  # a gradient asks `zero_grad` alone of an optimizer, and a model has it
             _gradients[network] = _seconds(lambda: step.gradient(images, labels), device)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        _updates[(*network, run.rule)] = _seconds(step.optimizer.step, device)
-    return _gradients[network] * whole / shape[0] + _updates[(*network, run.rule)]
+        if rule:
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            _updates[(*network, rule)] = _seconds(run_optimizer(model, run).step, device)
+    return _gradients[network] * whole / shape[0] + _updates.get((*network, rule), 0)
 
 
 def _seconds(call, device: torch.device) -> float:

@@ -31,7 +31,7 @@ class StandIn:
 
     def __call__(self, call):
         self.captures += 1
-        if self.how == "fails":
+        if self.how == "fails" or (self.how == "works once" and self.captures > 1):
             raise RuntimeError("operation not permitted when stream is capturing\nof two lines")
         taken, kept = self.steps, {n: [t.clone() for t in ts] for n, ts in self.steps._state().items()}
         first = []
@@ -163,9 +163,19 @@ def test_a_graph_that_works_is_used_and_gives_the_ordinary_history(changes, grap
         warnings.simplefilter("error")
         found = train(run, "cpu")
     same(ordinary, found)
+    assert ordinary.info["step"] == "ordinary" and found.info["step"] == "graph"
     assert (
         stand_in.captures == 3 and stand_in.replays == 4 * 5
     )  # three prove a graph, three are ordinary before it
+
+
+def test_a_run_says_that_its_graph_was_given_up_on_the_way(graphed):
+    run = Run(**FIELDS)
+    ordinary, stand_in = train(run, "cpu"), graphed("works once")
+    with pytest.warns(UserWarning, match="^training goes on without a CUDA graph: operation not permitted"):
+        found = train(run, "cpu")
+    same(ordinary, found)
+    assert found.info["step"] == "graph, then ordinary" and stand_in.captures == 2
 
 
 def test_the_proof_leaves_the_state_as_it_was(graphed):
@@ -353,12 +363,7 @@ def test_a_compiled_network_takes_the_full_batches_alone():
     state = training.State(run, data.load("digits", 650), torch.device("cpu"))
     taken, seen = step.Step(state.model, state.optimizer, run), []
     images, labels = state.dataset.train_images, state.dataset.train_labels
-    assert taken.way == "ordinary"
     for n in (128, 128, 10):
         taken(images[:n], labels[:n])
         taken.compiled = SimpleNamespace(features=lambda x: seen.append(len(x)) or state.model.features(x))
     assert seen == [128]
-    taken.graphed, taken.replay = True, taken._take
-    assert taken.way == "compiled graph"
-    taken.compiled = None
-    assert taken.way == "graph"
