@@ -4,6 +4,7 @@ The page "What a run costs" shows that file. A script beside this one that ends 
 measures the named scripts alone and keeps the other rows as they are.
 """
 
+import contextlib
 import datetime
 import json
 import subprocess
@@ -34,8 +35,9 @@ if __name__ == "__main__":
                 found = [row for row in found if row["script"] != script.name] + rows
     print(f"{machine()}; medians of {PAIRS} pairs")
     print(table(found))
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    git, commit = ["git", "-C", str(here), "describe", "--always", "--dirty"], ""
+    with contextlib.suppress(OSError):  # git is missing
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     if sys.argv[1:]:  # the other rows are of the commit that they were
         commit = f"{before['commit']}, of {' and '.join(sys.argv[1:])} {commit}"
     kept = {

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from ncutils import sweeps
-from ncutils.files import project_folder
+from ncutils.files import expanded, project_folder
 from ncutils.store import Store, read, read_grid, table, where, write
 
 SHOWN = "run optimizer arch width dataset n_train lr momentum coupled_wd decoupled_wd epochs seed "
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     runs.add_argument("--csv", action="store_true", help="all columns, as CSV")
     pack = commands.add_parser("pack", help="copy stored runs into one Parquet file")
     pack.set_defaults(call=_pack)
-    pack.add_argument("file", type=_path, help="for example results/03_adamw_FashionMNIST.parquet")
+    pack.add_argument("file", help="for example results/03_adamw_FashionMNIST.parquet")
     made_by = "what trained them: for manifest.csv beside the file"
     pack.add_argument("--made-by", metavar="COMMAND", type=_text, help=made_by)
     pack.add_argument(
@@ -69,10 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _text(argument: str) -> str:
     """An argument in UTF-8, where Python has taken it for the locale's encoding."""
     return os.fsencode(argument).decode("utf-8", "replace")
-
-
-def _path(argument: str) -> Path:
-    return Path(os.path.expanduser(argument))
 
 
 def _sweep(options) -> int | None:
@@ -127,8 +123,8 @@ def _pack(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
         raise ValueError(f"no stored run matches {' '.join(options.where) or 'anything'}")
-    if options.file.is_dir():
-        raise ValueError(f"{options.file} is a folder: name a file in it")
+    if (file := expanded(options.file)).is_dir():
+        raise ValueError(f"{file} is a folder: name a file in it")
     if options.commit and not options.made_by:
         raise ValueError("commit is not allowed without made-by: it goes into the manifest with it")
     if options.made_by:
@@ -136,20 +132,20 @@ def _pack(options) -> None:
 
         # before anything is written
         commit = options.commit or manifest.present_commit()
-        manifest.lines_beside(options.file)
-    if options.file.is_file():
+        manifest.lines_beside(file)
+    if file.is_file():
         try:
             with warnings.catch_warnings(record=True) as unknown:  # runs that this version leaves out
                 warnings.simplefilter("always")
-                others = read(options.file).keys() - {h.run.hash for h in histories}
+                others = read(file).keys() - {h.run.hash for h in histories}
         except ValueError:
-            raise ValueError(f"{options.file} is there and no file of runs: name another one") from None
+            raise ValueError(f"{file} is there and no file of runs: name another one") from None
         if lost := len(others) + len(unknown):
-            raise ValueError(f"{options.file} holds {lost} other runs: remove it first, or name another one")
-    write(histories, options.file)
+            raise ValueError(f"{file} holds {lost} other runs: remove it first, or name another one")
+    write(histories, file)
     if options.made_by:
-        manifest.describe(options.file, options.made_by, commit)
-    print(f"{len(histories)} runs in {options.file}, {options.file.stat().st_size / 1e6:.2f} MB")
+        manifest.describe(file, options.made_by, commit)
+    print(f"{len(histories)} runs in {file}, {file.stat().st_size / 1e6:.2f} MB")
 
 
 def _scoreboard(options) -> None:

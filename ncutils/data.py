@@ -2,7 +2,7 @@
 
 `load("digits")` needs nothing: 1,797 real 8 x 8 digits ship with scikit-learn. MNIST, FashionMNIST and CIFAR10 are
 read from, or downloaded to, the folder that NCUTILS_DATA names (default: data/ in the project). Any other name is a
-folder there with train/<class>/ and test/<class>/ images (val/<class>/ where there is no test/): of one size, or of any
+folder there with train/<class>/ and test/<class>/ images (val/<class>/ where test/ is missing or holds no class): of one size, or of any
 where an image_size is given; then they are cropped to squares and stay on disk, read while training by worker processes
 (`Streamed`), as ImageNet needs.
 "digits3" is the digits 0, 1 and 2, whose class means lie in a plane; "separable" is synthetic; "unconstrained" has labels
@@ -21,6 +21,7 @@ import functools
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,7 +259,11 @@ def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
         train, test = SOURCES[name][0]()
         return _fitted(train, fit), _fitted(test, fit)
     folder = data_folder() / name
-    train, test = folder / "train", folder / ("test" if (folder / "test").is_dir() else "val")
+    train, test = folder / "train", folder / "test"
+    if (val := folder / "val").is_dir() and not (
+        test.is_dir() and _classes(test)
+    ):  # or without labels, as ImageNet's
+        test = val
     if not train.is_dir() or not test.is_dir():
         raise ValueError(
             f"dataset = {name!r} is not known: use one of {', '.join(SOURCES)}, "
@@ -415,15 +420,21 @@ def _fitted(split: Split, fit: str) -> Split:
 
 
 def _folder(folder: Path) -> Split:
-    """Images in one folder a class, RGB; classes in alphabetical order. Hidden files (macOS's ._cat.jpg) are passed over."""
-    classes = _classes(folder)
-    files = [
-        [f for f in sorted(c.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
-        for c in classes
-    ]
-    for c, found in zip(classes, files):
-        if not found:
+    """Images in one folder a class, RGB; classes in alphabetical order. Hidden files (macOS's ._cat.jpg) are passed over, all
+    else that is no image with a warning."""
+    classes, files, others = _classes(folder), [], []
+    for c in classes:
+        seen = [f for f in sorted(c.iterdir()) if not f.name.startswith(".")]
+        files.append([f for f in seen if f.suffix.lower() in IMAGE_SUFFIXES and not f.is_dir()])
+        others += sorted({*seen} - {*files[-1]})
+        if not files[-1]:
             raise ValueError(f"dataset: {c} holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    if others:
+        warnings.warn(
+            f"dataset: {folder} holds {len(others)} files or folders that are left out, {others[0]} the first: "
+            f"images lie in their class's folder and end in {', '.join(IMAGE_SUFFIXES)}",
+            stacklevel=2,
+        )
     if len(classes) < 2:
         raise ValueError(f"dataset: {folder} holds {len(classes)} class folder(s); at least 2 are needed")
     paths = [f for found in files for f in found]
@@ -466,6 +477,8 @@ def _open(path: Path):
                 raise ValueError(
                     f"pixels of mode {image.mode!r} have no known range; save it with 8 or 16 bits"
                 )
+            if image.mode == "P":  # whose transparency Pillow warns of on the way to RGB
+                image = image.convert("RGBA")
             return image.convert("RGB")
     except Exception as error:  # a damaged image can be wrong in any way
         raise ValueError(f"dataset: {path} is not a readable image ({error})") from None

@@ -16,12 +16,24 @@ def in_clone() -> bool:
 def project_folder(name: str) -> Path:
     """A folder of the clone that this module stands in; of the current folder where it is installed elsewhere. An absolute
     name, or one under `~`, stands for itself."""
-    return (CLONE if in_clone() else Path.cwd()) / os.path.expanduser(name)
+    return (CLONE if in_clone() else Path.cwd()) / expanded(name)
+
+
+def expanded(name: str | Path) -> Path:
+    """A path as it is named, where `~` is the home folder. Raises ValueError for one of a user who is not here."""
+    if (path := os.path.expanduser(name)).startswith("~"):
+        raise ValueError(
+            f"{path} is not a folder or file here: {path.partition('/')[0]} is no user's home folder"
+        )
+    return Path(path)
 
 
 def chosen_folder(variable: str, name: str) -> Path:
     """The folder that an environment variable names, where `~` is the home folder, or `project_folder(name)`."""
-    return Path(os.path.expanduser(os.environ.get(variable) or project_folder(name)))
+    try:
+        return expanded(os.environ.get(variable) or project_folder(name))
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
 
 
 def write_whole(path: Path, content: bytes) -> None:

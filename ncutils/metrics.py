@@ -101,7 +101,8 @@ def nc_metrics(
         in_span_share   the rest of W_c, but for its part along M^T
 
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
-    rounding noise. The scale of the features changes nothing but NC4's decisions where there is a bias.
+    rounding noise. The scale of the features changes nothing but NC4's decisions where there is a bias (in float64
+    down to 1e-308, under which that type has fewer digits).
 
     Raises ValueError where shapes, types, labels, values or the normalisation's name are not as above.
     """

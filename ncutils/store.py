@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import math
-import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock, Timeout
 
-from ncutils.files import chosen_folder, in_clone, project_folder, set_aside, write_whole
+from ncutils.files import chosen_folder, expanded, in_clone, project_folder, set_aside, write_whole
 from ncutils.metrics import KEYS
 from ncutils.runs import History, Run, decay_budget, same_steps
 
@@ -54,10 +53,10 @@ class Store:
     """The runs of one folder, and the shipped ones."""
 
     def __init__(self, folder: str | Path | None = None, shipped: str | Path | None = None):
-        folder = Path(os.path.expanduser(folder)) if folder else chosen_folder("NCUTILS_RUNS", "runs")
+        folder = expanded(folder) if folder else chosen_folder("NCUTILS_RUNS", "runs")
         self.folder = folder.absolute()  # worker processes keep the current folder that they started in
         if shipped:
-            shipped = Path(os.path.expanduser(shipped)).absolute()
+            shipped = expanded(shipped).absolute()
         self.shipped = shipped or (project_folder("results") if in_clone() else None)
 
     def get(self, run: Run) -> History | None:
@@ -252,7 +251,7 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
     for each of its values, and all lists of an entry are multiplied, the last one running fastest.
     Raises ValueError in one sentence for anything else, FileNotFoundError for a missing file.
     """
-    path = Path(os.path.expanduser(path))
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"grid = {str(path)!r} is not a file")
     try:

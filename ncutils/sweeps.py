@@ -363,7 +363,7 @@ def _seconds_a_step(run: Run, device: torch.device) -> float:
         training.check_memory(run, noise, device)  # as `train` does, or it would be filled
         model = make_model(run, noise, device)
         if network not in _gradients:
-            step = Step(model, model, run)  # a gradient asks `zero_grad` alone of an optimizer, and a model has it
+            step = Step(model, model, run)  # in an optimizer's place: a gradient asks of it `zero_grad` alone
             _gradients[network] = _seconds(lambda: step.gradient(images, labels), device)
         if rule:
             for parameter in model.parameters():

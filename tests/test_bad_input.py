@@ -412,6 +412,20 @@ def test_pack_takes_the_home_folder_and_no_folder(tmp_path, monkeypatch, capsys)
     assert "is a folder: name a file in it" in one_sentence(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", ["NCUTILS_RUNS", "NCUTILS_DATA"])
+def test_a_home_folder_of_nobody_is_refused_by_name(name, monkeypatch, tmp_path, capsys):
+    """And does not become a folder that is called so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "~nobody-here/kept")
+    with pytest.raises(
+        ValueError, match=f"^{name}: ~nobody-here/kept is not a folder or file here: ~nobody-here is"
+    ):
+        train_all([Run(dataset="pets")])
+    assert main(["sweep", "~nobody-here/grid.yaml"]) == 2
+    assert one_sentence(capsys.readouterr().err).endswith(": ~nobody-here is no user's home folder\n")
+    assert not list(tmp_path.glob("~*"))
+
+
 @pytest.mark.parametrize("seconds", ["5min", "nan", "-1"])
 def test_seconds_between_checkpoints_are_checked_before_training(seconds, monkeypatch, capsys):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", seconds)

@@ -285,7 +285,7 @@ def test_a_figure_stands_in_place_of_each_widget_without_javascript(browser, boo
     context = browser.new_context(java_script_enabled=False)
     tab, tried = context.new_page(), 0
     for page in pages:
-        if "widget-view+json" in (book / f"{page}.html").read_text():
+        if "widget-view+json" in (book / f"{page}.html").read_text("utf-8"):
             tab.goto((book / f"{page}.html").as_uri())
             tab.locator("noscript :is(svg, table) >> visible=true").first.wait_for(timeout=5000)
             tried += 1

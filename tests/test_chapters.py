@@ -18,7 +18,7 @@ from filelock import FileLock
 from nbformat import v4
 
 from ncutils import analysis
-from ncutils.book.pages import check_parameters
+from ncutils.book.pages import check_parameters, parameters_of
 from ncutils.book.published import FIGURE14, TABLE1_SETTING
 from ncutils.optimizers import OPTIMIZERS
 from ncutils.store import Store, read_grid
@@ -368,12 +368,41 @@ def test_numbers_out_of_range_are_refused_before_anything_runs(chapter, name, va
         check_parameters([source], declared(path) | {name: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, "is not allowed: it must be a chapter's parameter file"),
+        ("wd: [1", "while parsing"),
+        ("- 3", "it must be lines of NAME: VALUE"),
+        ("wdd: 3", "unknown parameter 'wdd': did you mean 'wd'?"),
+        ("wd: much", "wd = 'much' is not allowed: it must be a number"),
+    ],
+)
+@pytest.mark.counts("bad inputs refused")
+def test_another_chapters_parameter_file_is_checked_as_its_own_are(tmp_path, text, sentence):
+    file = tmp_path / "03_adamw.yaml"
+    file.write_text("wd: 1e-3", "utf-8")
+    found = parameters_of(str(file))
+    assert (found.wd, found.seed, found.wd_sweep) == (
+        1e-3,
+        0,
+        declared(ROOT / "chapters/03_adamw.ipynb")["wd_sweep"],
+    )
+    if text is None:
+        file = file.rename(tmp_path / "33_adamw.yaml")
+    else:
+        file.write_text(text, "utf-8")
+    with pytest.raises(ValueError, match=re.escape(sentence)) as refused:
+        parameters_of(str(file))
+    assert str(file) in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 @pytest.mark.parametrize("profile", ["quick", "laptop", "paper"])
 def test_every_chapter_has_a_file_of_known_parameters_in_each_profile(chapter, profile):
     cells = nbformat.read(chapter, as_version=4).cells
     declaring = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
-    given = yaml.safe_load((ROOT / "params" / profile / f"{chapter.stem}.yaml").read_text())
+    given = yaml.safe_load((ROOT / "params" / profile / f"{chapter.stem}.yaml").read_text("utf-8"))
     assert given["profile"] == profile
     found = checked(
         declaring, "# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items())
@@ -385,12 +414,12 @@ def test_every_chapter_has_a_file_of_known_parameters_in_each_profile(chapter, p
 
 
 def test_paper_profile_is_the_papers_setting():
-    given = yaml.safe_load((ROOT / "params" / "paper" / "03_adamw.yaml").read_text())
+    given = yaml.safe_load((ROOT / "params" / "paper" / "03_adamw.yaml").read_text("utf-8"))
     for name in ("dataset", "width", "epochs", "momentum", "wd", "lr_sgd"):
         assert given[name] == TABLE1_SETTING[name]
-    longer = yaml.safe_load((ROOT / "params" / "paper" / "13_more_epochs.yaml").read_text())
+    longer = yaml.safe_load((ROOT / "params" / "paper" / "13_more_epochs.yaml").read_text("utf-8"))
     assert tuple(map(tuple, longer["sgd"])) == FIGURE14
-    vit = yaml.safe_load((ROOT / "params" / "paper" / "15_vit.yaml").read_text())
+    vit = yaml.safe_load((ROOT / "params" / "paper" / "15_vit.yaml").read_text("utf-8"))
     theirs = Run.released("SGD", 0, arch="vit", dataset="CIFAR10", width=64, seed=3141, epochs=200, lr=0.001)
     assert {name: vit[name] for name in ("fit", "scale", "seed", "width", "epochs", "lr", "dataset")} == {
         name: getattr(theirs, name) for name in ("fit", "scale", "seed", "width", "epochs", "lr", "dataset")
@@ -410,7 +439,7 @@ def test_a_chapter_that_shows_runs_says_first_which_protocol_they_have(chapter):
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 def test_chapters_are_kept_without_outputs(chapter):
-    notebook = json.loads(chapter.read_text())
+    notebook = json.loads(chapter.read_text("utf-8"))
     assert all(not c.get("outputs") and c.get("execution_count") is None for c in notebook["cells"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
 
@@ -451,7 +480,7 @@ def test_a_chapter_has_exercises_with_solutions_one_of_which_runs(chapter):
 
 
 def test_toc_names_every_chapter():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{c.stem}" for c in CHAPTERS} <= files
     assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
@@ -475,7 +504,7 @@ def test_launch_buttons_come_with_a_repository_alone(tmp_path, forked):
         make = ["make", f"{tmp_path}/site/_config.yml", f"SITE={tmp_path}/site", *options]
         done = subprocess.run(make, cwd=project, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return yaml.safe_load((tmp_path / "site" / "_config.yml").read_text())
+        return yaml.safe_load((tmp_path / "site" / "_config.yml").read_text("utf-8"))
 
     assert not {"repository", "launch_buttons"} & set(config())
     given = config("REPOSITORY=https://github.com/owner/name")
@@ -506,7 +535,7 @@ def test_a_forks_chapter_fetches_its_project_where_there_is_none(forked):
     done = subprocess.run(alone, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [f"{folder}/project/ncutils/__init__.py", f"{folder}/project"]
-    asked = (folder / "asked").read_text().splitlines()
+    asked = (folder / "asked").read_text("utf-8").splitlines()
     assert asked == [
         f"git clone --depth 1 {address} project",
         "pip ['install', '--quiet', '--editable', 'project[book]']",

@@ -85,7 +85,7 @@ class Nursery:
         return psutil.Process(int(self.process.stdout.readline()))
 
     def begun(self) -> list[tuple[str, str]]:
-        return [tuple(line.split()) for line in (self.folder / "begun").read_text().splitlines()]
+        return [tuple(line.split()) for line in (self.folder / "begun").read_text("utf-8").splitlines()]
 
 
 @pytest.fixture

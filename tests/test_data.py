@@ -3,6 +3,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Slow:  # as torchvision's, it takes a file that is there for a whole one
             for _ in range(10):
                 file.open("a").write("part ")
                 time.sleep(0.1)
-        assert len(file.read_text().split()) == 10, "not whole"
+        assert len(file.read_text("utf-8").split()) == 10, "not whole"
         self.data, self.targets = np.zeros((10, 28, 28), np.uint8), np.arange(10)
 
 datasets.MNIST = Slow
@@ -88,7 +89,7 @@ def test_of_two_first_downloads_one_waits_for_the_other(tmp_path):
     command = [sys.executable, "-c", FIRST_DOWNLOAD]
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [(*process.communicate()[1:], process.returncode) for process in both] == [("", 0)] * 2
-    assert (tmp_path / "data/downloads").read_text() == "one "
+    assert (tmp_path / "data/downloads").read_text("utf-8") == "one "
 
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
@@ -420,6 +421,50 @@ def test_val_stands_for_a_missing_test_and_hidden_files_are_passed_over(tmp_path
     (tmp_path / "pets/val/cat").rename(tmp_path / "pets/val/cow")
     data._load.cache_clear()
     assert len(data.load("pets").test_labels) == len(expected.test_labels)
+
+
+def test_val_stands_for_a_test_folder_without_labels(tmp_path, monkeypatch):
+    """As ImageNet's."""
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "pets")
+    expected = data.load("pets")
+    (tmp_path / "pets/test").rename(tmp_path / "pets/val")
+    (tmp_path / "pets/test").mkdir()
+    shutil.copy(next((tmp_path / "pets/val/cat").iterdir()), tmp_path / "pets/test/1.png")
+    data._load.cache_clear()
+    found = data.load("pets")
+    assert torch.equal(found.test_images, expected.test_images)
+    assert torch.equal(found.test_labels, expected.test_labels)
+
+
+@pytest.mark.parametrize("other", ["9.gif", "more/1.png", "9.png/1.png"])
+def test_what_is_left_out_of_a_class_folder_is_told(other, tmp_path, monkeypatch):
+    monkeypatch.setenv("NCUTILS_DATA", str(tmp_path))
+    make_folder(tmp_path / "pets")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = data.load("pets")
+    cat = tmp_path / "pets/train/cat"
+    (cat / other).parent.mkdir(exist_ok=True)
+    (cat / other).write_bytes(b"")
+    data._load.cache_clear()
+    with pytest.warns(
+        UserWarning,
+        match=f"^dataset: .*train holds 1 files or folders that are left out, {cat / other.split('/')[0]} ",
+    ):
+        found = data.load("pets")
+    assert torch.equal(found.train_images, expected.train_images)
+
+
+def test_an_image_with_a_palette_and_transparency_is_read_without_a_warning(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = data._open(tmp_path / "a.png")
+    assert np.asarray(found).tolist() == [[[10, 20, 30], [40, 50, 60]]]
 
 
 @pytest.mark.parametrize(("platform", "how"), [("linux", "fork"), ("darwin", "spawn")])

@@ -70,7 +70,7 @@ def numbers(text: str) -> list[float]:
 
 
 def main_runs(stored: pd.DataFrame, optimizer: str) -> pd.DataFrame:
-    given = yaml.safe_load((ROOT / "params/laptop/03_adamw.yaml").read_text())
+    given = yaml.safe_load((ROOT / "params/laptop/03_adamw.yaml").read_text("utf-8"))
     lr = given["lr_sgd" if optimizer.startswith("SGD") else "lr"]
     runs = stored[(stored.optimizer == optimizer) & (stored.samples == given["n_train"]) & (stored.lr == lr)]
     runs = runs[
@@ -212,14 +212,14 @@ def test_the_prose_counts_what_is_there(page, count):
     in the paper's tables."""
     known = set()
     for path in (ROOT / "params").glob("*/*.yaml"):
-        known |= set(numbers(path.read_text()))
+        known |= set(numbers(path.read_text("utf-8")))
     for path in (ROOT / "params").glob("*/grid.yaml"):
         entries = read_grid(path)
         known |= {len(entries), len({run.hash for _, run in entries})}
         known |= {len({same_steps(run).hash for _, run in entries})}
     known |= {value for row in published.TABLE1.values() for value in row.values()}
     known |= {v for row in published.TABLE1_CHANGE.values() for v in row.values() if v is not None}
-    text = (ROOT / page).read_text()
+    text = (ROOT / page).read_text("utf-8")
     for what in ("scoreboard", "facts"):
         text = re.sub(f"<!-- {what} -->.*<!-- end of {what} -->", "", text, flags=re.DOTALL)
     text = re.sub(
@@ -234,4 +234,6 @@ def test_the_caption_of_the_first_picture_is_its_runs():
     runs = [h for h in Store(shipped=ROOT / "results").histories() if h.run.dataset == "digits3"]
     (adamw,) = (h for h in runs if h.run.optimizer == "AdamW")
     nc3, fixed = adamw.final["nc3"], gauge_fixed(adamw)["nc3c"].iloc[-1]
-    assert f"fixing it takes NC3 from {nc3:.2f} to {fixed:.2f}" in (ROOT / "chapters/intro.md").read_text()
+    assert f"fixing it takes NC3 from {nc3:.2f} to {fixed:.2f}" in (ROOT / "chapters/intro.md").read_text(
+        "utf-8"
+    )

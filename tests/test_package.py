@@ -75,7 +75,7 @@ def contents(wheel):
 def test_the_wheel_holds_the_library_and_no_more(built):
     wheel = next(built.glob("*.whl"))
     assert {name for name in contents(wheel) if ".dist-info/" not in name} == code_files()
-    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools_scm"][
         "fallback_version"
     ]
     assert wheel.name == f"ncutils-{fallback}-py3-none-any.whl"
@@ -128,10 +128,12 @@ def test_the_wheel_alone_measures_trains_and_lists_runs(built, tmp_path):
 
 
 def test_how_to_cite_is_valid_yaml_and_the_changes_name_the_fallback_version():
-    cite = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    cite = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(cite)
-    assert cite["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
-    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+    assert (
+        cite["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["license"]
+    )
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools_scm"][
         "fallback_version"
     ]
-    assert f"\n## {fallback}\n" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\n## {fallback}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")

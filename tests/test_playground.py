@@ -214,7 +214,7 @@ def shown(browser, tmp_path):
         state = json.dumps({"state": state}, default=str).replace("</", "<\\/")
         view = json.dumps({"model_id": widget.model_id})
         kind = "<script type='application/vnd.jupyter.widget-{}+json'>{}</script>"
-        page = f"<!doctype html><meta charset=utf-8><script>{HOST.read_text()}</script><body>"
+        page = f"<!doctype html><meta charset=utf-8><script>{HOST.read_text('utf-8')}</script><body>"
         (tmp_path / "page.html").write_text(page + kind.format("state", state) + kind.format("view", view))
         tab, wrong = browser.new_page(**options), []
         tab.on("pageerror", lambda error: wrong.append(str(error)))

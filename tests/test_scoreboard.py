@@ -200,7 +200,7 @@ def test_every_figure_and_table_has_a_line_and_a_page():
     ]
     assert set(named) == set(figures + tables)
     assert list(dict.fromkeys(n for n in named if named.count(n) == 1)) and len(named) == 50 + 5 * 6 + 2
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
     pages = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{page}" for page in claims.CLAIMS["page"]} <= pages
 
@@ -465,7 +465,7 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
         assert counted.verdict() == "not decided"  # one seed
         assert all(f"{r:.2f}" in seen.text for r in ratios)
     # the digest on the first page
-    assert seen.text in (ROOT / "chapters/intro.md").read_text()
+    assert seen.text in (ROOT / "chapters/intro.md").read_text("utf-8")
     none = claims.look(claims.table1_at_its_width, stored[stored["width"] < 64])
     assert none.text == "0 of the six runs are stored" and not none.statements
 
@@ -473,7 +473,7 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
 def test_the_first_sentence_of_the_book_is_what_the_board_says(board, stored):
     """That NC0 falls or not by where Adam's and Signum's decay enters, and that a gap mostly stays with the gauge fixed, though
     not on all networks and data sets."""
-    text = (ROOT / "chapters/intro.md").read_text()
+    text = (ROOT / "chapters/intro.md").read_text("utf-8")
     assert (
         "still leaves them less aligned with the class means in most pairs of runs, though not in all six"
         in text
@@ -501,7 +501,7 @@ def board_rows(page: str) -> list[dict]:
 
 
 def test_the_page_holds_every_statement_verdict_first_with_its_figure(board):
-    page = (ROOT / "chapters/scoreboard.md").read_text()
+    page = (ROOT / "chapters/scoreboard.md").read_text("utf-8")
     rows = board_rows(page)
     assert [r["chip"] for r in rows] == [r["verdict"] for r in rows] == board["verdict"].tolist()
     for shown, row in zip(rows, board.itertuples(), strict=True):

@@ -99,9 +99,9 @@ def test_what_a_host_needs(heard, base, tmp_path):
         env=SimpleNamespace(found_docs={"chapters/intro", "chapters/verdict"}),
     )
     heard["build-finished"](app, None)
-    assert (tmp_path / ".nojekyll").exists() and f'href="{base or "/"}"' in (
-        tmp_path / "404.html"
-    ).read_text()
+    assert (tmp_path / ".nojekyll").exists() and f'href="{base or "/"}"' in (tmp_path / "404.html").read_text(
+        "utf-8"
+    )
     assert (tmp_path / "sitemap.xml").exists() == bool(base)
     if base:
         places = [e.text for e in ET.parse(tmp_path / "sitemap.xml").iter() if e.tag.endswith("loc")]
@@ -146,9 +146,9 @@ def test_files_that_no_page_asks_for_and_what_notebooks_hold_twice_are_left_out(
     left = {
         str(p.relative_to(tmp_path / "_static")) for p in (tmp_path / "_static").rglob("*") if p.is_file()
     }
-    assert left == set(kept) and (tmp_path / "a.html").read_text() == page.format("bootstrap")
-    found = json.loads(path.read_text())
-    assert found["metadata"] == {"kernelspec": {}} and "\n" not in path.read_text()
+    assert left == set(kept) and (tmp_path / "a.html").read_text("utf-8") == page.format("bootstrap")
+    found = json.loads(path.read_text("utf-8"))
+    assert found["metadata"] == {"kernelspec": {}} and "\n" not in path.read_text("utf-8")
     (output,) = found["cells"][0]["outputs"]
     assert output == {"metadata": {"figure": {"name": "Figure 1"}}, "data": figure["data"]}
 

@@ -482,7 +482,7 @@ def test_what_was_set_aside_stays_when_more_is(tmp_path):
         with pytest.warns(UserWarning, match="is set aside as a.parquet.unreadable"):
             set_aside(path, "it is text")
         kept.append(text)
-        assert sorted(p.read_text() for p in tmp_path.iterdir()) == sorted(kept)
+        assert sorted(p.read_text("utf-8") for p in tmp_path.iterdir()) == sorted(kept)
 
 
 @pytest.mark.counts("bad inputs refused")
@@ -504,7 +504,7 @@ def test_pack_writes_over_nothing_that_would_be_lost(tmp_path, capsys, monkeypat
     text.write_text("precious")
     assert main(["pack", str(text)]) == 2
     assert f"{text} is there and no file of runs: name another one" in capsys.readouterr().err
-    assert file.read_bytes() == before and text.read_text() == "precious"
+    assert file.read_bytes() == before and text.read_text("utf-8") == "precious"
 
 
 def test_conditions_may_come_in_several_options(capsys):

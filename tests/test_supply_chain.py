@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
 PINS = {canonicalize_name(name): version for name, version in PINS.items()}
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # the tool of `make mutate` is installed by that target alone, JupyterLab by who wants it
 EXTRAS = [of for extra, of in PROJECT["optional-dependencies"].items() if extra not in ("mutate", "live")]
 DIRECT = [Requirement(r) for r in sum(EXTRAS, PROJECT["dependencies"])]
@@ -143,7 +143,7 @@ PRIVATE = re.compile(
     ids=str,
 )
 def test_no_absolute_path_and_no_token(path):
-    assert not PRIVATE.search(path.read_text())
+    assert not PRIVATE.search(path.read_text("utf-8"))
 
 
 def test_the_search_finds_paths_and_tokens():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import json
 import math
 import numbers
 import re
@@ -99,6 +100,30 @@ def check_parameters(cells: list[str], values: dict) -> dict:
         except ValueError as error:
             raise ValueError(f"{name} = {shorten(values[name])} is not allowed: {error}") from None
     return checked
+
+
+def parameters_of(file: str) -> Parameters:
+    """The parameters of the chapter that a parameter file of the project is for: what its notebook declares, and the file's.
+
+    Raises ValueError in one sentence that names the file, or its parameter.
+    """
+    path = project_folder(file)
+    chapter = project_folder(f"chapters/{path.stem}.ipynb")
+    if not (path.is_file() and chapter.is_file()):
+        raise ValueError(
+            f"{file!r} is not allowed: it must be a chapter's parameter file, params/PROFILE/CHAPTER.yaml"
+        )
+    cells = ["".join(cell["source"]) for cell in json.loads(chapter.read_text("utf-8"))["cells"]]
+    try:
+        given = yaml.safe_load(path.read_text("utf-8")) or {}
+        if not isinstance(given, dict):
+            raise ValueError("it must be lines of NAME: VALUE")
+        injected = "\n".join([_INJECTED, *(f"{name} = {value!r}" for name, value in given.items())])
+        declared = _declared(cells)
+        values = {name: ast.literal_eval(value) for name, value in declared.items()} | given
+        return Parameters(**check_parameters([*cells, injected], values))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
 
 
 _INJECTED = "# Parameters"  # papermill's heading
@@ -301,16 +326,12 @@ def elsewhere(
 ) -> tuple[str, Groups]:
     """The other of the profiles quick and laptop, and what is stored of its runs by label; says so where nothing is.
 
-    `runs` makes them of that profile's parameters: the defaults of this notebook, its file of the chapter.
+    `runs` makes them of the chapter's parameters in that profile (`parameters_of`).
     """
     other = "quick" if profile == "laptop" else "laptop"
     file = f"params/{other}/{chapter}.yaml"
-    names = get_ipython().user_ns
-    cells = names["In"]
-    values = {name: _default(name, value, names[name]) for name, value in _declared(cells).items()}
-    given = yaml.safe_load(project_folder(file).read_text("utf-8")) or {}
-    there = Parameters(**check_parameters(cells, values | given))
-    found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in runs(there).items()}
+    there = runs(parameters_of(file))
+    found = {label: [*filter(None, map(Store().get, of_one))] for label, of_one in there.items()}
     stored = {label: histories for label, histories in found.items() if histories}
     if not stored:
         say(f"None is stored: `papermill chapters/{chapter}.ipynb out.ipynb -f {file}` trains them.")
