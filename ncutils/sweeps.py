@@ -148,26 +148,11 @@ def _on_ray(
     runs, wait, device, address, gpus_per_run, store
 ) -> Iterator[tuple[Run, History | Exception | None]]:
     """Nodes need not see the store: a run takes its checkpoint along, and sends new ones home as it sends its History."""
-    try:
-        import ray
-        from ray.util.queue import Queue
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ImportError:
-        raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
-
-    environment = {"NCUTILS_CHECKPOINT_SECONDS": str(training.CHECKPOINT_SECONDS)}
-    for_nodes = {"py_modules": [str(Path(__file__).parent)], "env_vars": environment}
-    try:
-        ray.init(address=address, runtime_env=for_nodes, log_to_driver=False, logging_level=logging.ERROR)
-    except (RuntimeError, ConnectionError) as error:  # another version of Ray or Python, or nobody there
-        ray.shutdown()
-        raise ValueError(f"ray = {address!r} cannot be joined: {' '.join(str(error).split())}") from None
-    queue = list(reversed(runs))
+    ray, queue = _joined(address), list(reversed(runs))
     on_nodes: dict = {}
     try:
         gpus = gpus_per_run if type(device) is int or str(device).startswith("cuda") else 0
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        mail = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        mail = _mail(ray)
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train_on_node)
 
         def start(run: Run):
@@ -216,6 +201,32 @@ def _on_ray(
         for _, claim, _ in on_nodes.values():
             claim.close()
         ray.shutdown()
+
+
+def _joined(address: str):
+    """The module ray, as one who is in the cluster. Raises ValueError where it is not installed, or nobody lets it in."""
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("ray is not installed: pip install -e '.[cluster]'") from None
+
+    environment = {"NCUTILS_CHECKPOINT_SECONDS": str(training.CHECKPOINT_SECONDS)}
+    for_nodes = {"py_modules": [str(Path(__file__).parent)], "env_vars": environment}
+    try:
+        ray.init(address=address, runtime_env=for_nodes, log_to_driver=False, logging_level=logging.ERROR)
+    except (RuntimeError, ConnectionError) as error:  # another version of Ray or Python, or nobody there
+        ray.shutdown()
+        raise ValueError(f"ray = {address!r} cannot be joined: {' '.join(str(error).split())}") from None
+    return ray
+
+
+def _mail(ray):
+    """A queue on this node, which takes no core."""
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def _in_flight(resources: dict[str, float], gpus: float) -> int:

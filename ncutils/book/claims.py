@@ -682,7 +682,7 @@ def _hyperparameters(stored) -> Seen:
 
 
 def _table5(stored) -> Seen:
-    runs, paper = _grid(stored, MAIN), pd.DataFrame(published.TABLE5, published.TABLE5_COLUMNS).T
+    runs, paper = _grid(stored, MAIN), published.TABLE5
     fits, fixed = (analysis.regression(list(runs["history"]), c) for c in ("nc3", "nc3c"))
     fits = fits.merge(paper, left_index=True, right_index=True, suffixes=("", "_paper"))
     positive = fits["ci_low"] > 0

@@ -16,10 +16,7 @@ function chosen(rows, {says, search, sort, descending}) {
 
 function render({model, el}) {
   const {root, names} = start(model, el), columns = model.get("controls").find(spec => spec.name == "sort"), rows = model.get("rows")
-  const put = values => {
-    for (const [name, value] of Object.entries(values)) model.set(name, value)
-    model.save_changes()
-  }
+  const put = values => save(model, values)
   const turn = node("button", {type: "button"}), told = node("span", {role: "status"})
   turn.onclick = () => put({descending: !model.get("descending")})
   // a second click on a column turns its order; where there is no room for the heads, menu and button do the same
@@ -48,8 +45,7 @@ function render({model, el}) {
     turn.textContent = descending ? "↓ descending" : "↑ ascending"
     told.textContent = `${found.length} of ${rows.length} rules`
     frame.scrollTop = 0
-    model.set("shown", found.map(row => row.rule))
-    model.save_changes()
+    put({shown: found.map(row => row.rule)})
   }
   address(model, "census", [...names, "descending"], root)
   for (const name of [...names, "descending"]) model.on(`change:${name}`, show)

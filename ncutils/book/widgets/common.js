@@ -9,6 +9,12 @@ function node(tag, attributes = {}, ...children) {
   return made
 }
 
+// Values by name into a model, here and where else it lives
+function save(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value)
+  model.save_changes()
+}
+
 const short = (v, digits = 3) =>
   v === 0 || (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e6) ? String(+v.toPrecision(digits)) : v.toExponential(digits - 1).replace(/\.?0*e\+?/, "e")
 
@@ -28,10 +34,7 @@ function control(model, {name, label, kind, min, max, options, titles, zero}, id
     model.on(`change:${name}`, show)
     show()
   }
-  const put = value => {
-    model.set(name, value)
-    model.save_changes()
-  }
+  const put = value => save(model, {[name]: value})
   if (kind == "menu") {
     const menu = node("select", {id}, ...(titles ?? options).map((title, i) => node("option", {value: i}, title)))
     menu.onchange = () => put(options[menu.value])

@@ -84,10 +84,7 @@ function render({model, el}) {
   // training
   let playing = false, busy = Promise.resolve(), history = {a: [], b: []}, views = {}, fixed = 0, perFrame = 64, round = 0
   const workers = {a: trainer(), b: trainer()}
-  const put = (name, value) => {
-    model.set(name, value)
-    model.save_changes()
-  }
+  const put = (name, value) => save(model, {[name]: value})
   const options = side => {
     const name = model.get(`optimizer_${side}`), wd = model.get(`wd_${side}`), decoupled = name.endsWith("W")
     return {rule: name.replace(/W$/, "").toLowerCase(), lr: model.get(`lr_${side}`), momentum: model.get(`momentum_${side}`),
@@ -188,8 +185,7 @@ function render({model, el}) {
   }
   preset.onchange = () => {
     const {values, look: text} = PRESETS[preset.value] ?? {values: {}, look: ""}
-    for (const [key, value] of Object.entries(values)) model.set(key, value)
-    model.save_changes()
+    save(model, values)
     look.textContent = text
     reset()
   }

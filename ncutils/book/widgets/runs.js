@@ -17,10 +17,7 @@ function nearest(runs, asked) {
 function render({model, el}) {
   const {root, panel} = start(model, el), runs = model.get("runs"), id = `nc-${Math.random().toString(36).slice(2, 7)}`
   const inSetting = () => runs.filter(run => run.setting == model.get("setting"))
-  const put = (name, value) => {
-    model.set(name, value)
-    model.save_changes()
-  }
+  const put = (name, value) => save(model, {[name]: value})
   const chosen = side => runs.find(run => run.hash == model.get(`run_${side}`))
   let turn = "a", playing
 
