@@ -112,9 +112,11 @@ def _to_etf(grams, etf):
 
 
 def usual_networks(histories: list[History]) -> list[History]:
-    """The runs of ResNet9 and VGG9 whose classifier is trained as all else: not centred, without decays of its own."""
+    """The runs of ResNet9 and VGG9 whose classifier is trained as all else: not centred, without decays of its own; without
+    those in float64, which repeat others."""
     runs = [h for h in histories if h.run.arch in ("resnet9", "vgg9") and h.run.centre_head == "never"]
-    return [h for h in runs if h.run.head_coupled_wd is None and h.run.head_decoupled_wd is None]
+    runs = [h for h in runs if h.run.head_coupled_wd is None and h.run.head_decoupled_wd is None]
+    return [h for h in runs if h.run.precision != "float64"]
 
 
 def once(histories: list[History]) -> list[History]:

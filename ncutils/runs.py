@@ -72,8 +72,8 @@ class Run(BaseModel):
     batch_size: int = Field(128, ge=1, le=2**31)
     schedule: Literal["step", "constant", "cosine"] = Field("step", description="see lr_schedule")
     seed: int = Field(0, ge=0, lt=2**32, description="initialisation and order of the samples")
-    precision: Literal["float32", "bf16"] = Field(
-        "float32", description="of the backbone; classifier, loss and weights are float32"
+    precision: Literal["float32", "bf16", "float64"] = Field(
+        "float32", description="of the backbone; classifier, loss and weights are float32, with float64 that"
     )
     measure: Literal["log", "every", "ends"] = Field("log", description="which epochs are evaluated")
     image_size: int | None = Field(None, ge=4, description="pixels a side; a folder then stays on disk")

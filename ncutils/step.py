@@ -30,7 +30,8 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
         for dropout in found:
             dropout.generator = masks
     layout = weights_layout(run.rule, run.options, run.momentum)
-    return model.to(device, memory_format=layout)
+    dtype = torch.float64 if run.precision == "float64" else torch.float32
+    return model.to(device, dtype, memory_format=layout)
 
 
 def dropouts(model: torch.nn.Module) -> list[Dropout]:
@@ -46,7 +47,9 @@ def run_optimizer(model: torch.nn.Module, run: Run) -> torch.optim.Optimizer:
 
 
 def features_of(model, images: torch.Tensor, precision: str = "float32") -> torch.Tensor:
-    """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16."""
+    """Features [N, p] in float32; with precision "bf16" the backbone computes in bfloat16, with "float64" all is in that."""
+    if precision == "float64":
+        return model.features(images.double())
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         features = model.features(images)
     return features.float()
@@ -239,13 +242,14 @@ def batches(images, labels, size, order):
 
 @torch.inference_mode()
 def evaluate(model, images, labels: torch.Tensor, run: Run, augment: data.CropFlip | None = None):
-    """One forward pass in evaluation mode -> (features [N, p] float32, mean cross-entropy, share of right classes).
+    """One forward pass in evaluation mode -> (features [N, p] of the classifier's type, mean cross-entropy, share of right classes).
 
     A batch of the training's size stays in a CPU's cache; one of 1,000 takes twice as long. A GPU wants large ones.
     """
     batch_size = max(run.batch_size, 2048) if labels.is_cuda else run.batch_size
     model.eval()
-    features = torch.empty(len(labels), model.classifier.in_features, device=labels.device)
+    shape = len(labels), model.classifier.in_features
+    features = torch.empty(shape, dtype=model.classifier.weight.dtype, device=labels.device)
     if isinstance(images, data.Streamed):
         parts = data.batches(images, torch.arange(len(labels)).split(batch_size))
     else:

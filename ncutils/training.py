@@ -46,7 +46,7 @@ def train(
     With `checkpoint`, a file, the state is kept there every CHECKPOINT_SECONDS; if the file exists, training goes on from it
     to the same result. It is the caller's to remove once the result is safe, as `Store.put` does. `on_checkpoint` is
     given the content of each that was written.
-    Classifier, loss, weights and optimizer state are float32 whatever the precision: 1^T gradient = 0 must survive,
+    Classifier, loss, weights and optimizer state are float32 or better whatever the precision: 1^T gradient = 0 must survive,
     or NC0 would measure rounding. A loss that stops being finite ends the run (`History.diverged`).
     Raises ValueError or FileNotFoundError where the data, the device or their fit to the run are wrong, MemoryError where
     the network would not fit.
@@ -235,4 +235,5 @@ def least_memory(run: Run, shape: tuple[int, ...], n_classes: int) -> int:
     states = 2 + {"adam": 2}.get(run.rule, int(run.momentum > 0))
     weights = sum(p.nbytes for p in model.parameters())
     features = 4 * shape[0] * model.classifier.in_features
-    return states * weights + features + sum(outputs) // (2 if run.precision == "bf16" else 1)
+    size = {"bf16": 0.5, "float64": 2}.get(run.precision, 1)  # of what the backbone computes, beside float32
+    return int(max(1, size) * (states * weights + features) + size * sum(outputs))

@@ -139,6 +139,27 @@ def test_bf16_leaves_the_head_in_float32(monkeypatch):
     assert history.final["train_acc"] > 0.8
 
 
+@pytest.mark.parametrize("net", ["book", "released"])
+def test_float64_follows_the_law_and_the_spectator_theorem_to_its_own_rounding(net, monkeypatch):
+    seen, real = set(), torch.nn.functional.cross_entropy
+    monkeypatch.setattr(step.F, "cross_entropy", lambda z, y: seen.add(z.dtype) or real(z, y))
+    fields = {"precision": "float64", "epochs": 3, "width": 2, "net": net, "measure": "ends"}
+    sgd = train(Run.named("SGDW", 2.0, lr=0.02, **fields)).frame["nc0"]
+    law = nc0_law(lr_per_step(Run.named("SGDW", 2.0, lr=0.02, **fields), 1437), 2.0, coupled=False)[-1]
+    assert sgd.iloc[-1] / sgd.iloc[0] == pytest.approx(law, rel=1e-12)
+
+    run = Run.named("AdamW", 2.0, lr=0.01, **fields)
+    free, centred, single = (
+        train(run.model_copy(update=change)).frame
+        for change in ({}, {"centre_head": "step"}, {"precision": "float32"})
+    )
+    assert single["nc0"].iloc[0] == pytest.approx(free["nc0"].iloc[0], rel=1e-6)  # one start
+    assert free["nc0"].iloc[-1] > 0.1 and centred["nc0"].iloc[-1] < 1e-14
+    for c in ("nc1", "nc2", "nc3c", "train_loss", "test_loss"):
+        assert centred[c].iloc[-1] == pytest.approx(free[c].iloc[-1], rel=1e-9)
+    assert seen == {torch.float64, torch.float32}  # the latter of the single run
+
+
 def test_divergence_ends_the_run_and_is_kept():
     history = train(Run(arch="mlp", width=2, lr=1e12, momentum=0.9, epochs=5, measure="every"))
     assert history.diverged and not history.valid
