@@ -114,7 +114,8 @@ $(SCRIPTS): tools/scripts.py
 	$(PYTHON) tools/scripts.py $(@D)
 	touch $@
 
-# torch and torchvision bring GPU libraries: about 5 GB on Linux, once.
+# torch and torchvision bring GPU libraries: about 5 GB on Linux, once. With bytecode: where Python may not write it later, each
+# process would compile torch anew.
 $(ENV): pyproject.toml $(PIN)
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,test]' $(PIN:%=--constraint %)

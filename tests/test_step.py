@@ -196,6 +196,12 @@ def test_the_proof_leaves_the_state_as_it_was(graphed):
     assert ours.keys() == theirs.keys() >= {"weights", "running_mean", "exp_avg", "exp_avg_sq", "step"}
     assert all(torch.equal(a, b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
 
+    assert (steps[0].way, steps[1].way) == ("graph", "ordinary")
+    steps[0].ways.clear()
+    steps[0].compiled = SimpleNamespace(features=states[0].model.features)  # as on a GPU, of a wide network
+    steps[0]._proven()
+    assert steps[0].way == "compiled graph"
+
 
 def test_an_optimizer_that_counts_in_python_is_not_replayed(graphed, monkeypatch):
     """A graph would repeat the count of its capture, which three replays need not show."""
