@@ -70,8 +70,7 @@ def with_gauge_fixed(groups: Groups) -> Groups:
     for run, h in there.items():
         if {*GAUGE_FIXED} <= {*h.final}:
             continue
-        others = h.frame.drop(columns=[*GAUGE_FIXED], errors="ignore")
-        there[run] = History(run, others.join(gauge_fixed(h)), h.info)
+        there[run] = History(run, h.frame.assign(**gauge_fixed(h)), h.info)
     return {label: [there[h.run] for h in histories] for label, histories in groups.items()}
 
 

@@ -101,8 +101,7 @@ def nc_metrics(
         in_span_share   the rest of W_c, but for its part along M^T
 
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never
-    rounding noise. The scale of the features changes nothing but NC4's decisions where there is a bias (in float64
-    down to 1e-308, under which that type has fewer digits).
+    rounding noise. The scale of the features changes nothing but NC4's decisions where there is a bias.
 
     Raises ValueError where shapes, types, labels, values or the normalisation's name are not as above.
     """
@@ -110,6 +109,10 @@ def nc_metrics(
     _check_classifier(weight, bias, features)
     _check_labels(labels, features, len(weight))
     if means is None:
+        if (
+            features.dtype == torch.float64 and _exponent(features) < -900
+        ):  # means near 1e-308 have fewer digits
+            features, bias = ldexp(features, 900), None if bias is None else ldexp(bias, 900)
         means = class_means(features, labels, len(weight))
     else:
         _check_means(means, weight)

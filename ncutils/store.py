@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -39,7 +40,13 @@ MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the 
 
 
 class _Grid(yaml.SafeLoader):
-    """YAML in which no mapping has a key twice: the first value would go without a word."""
+    """YAML in which no mapping has a key twice: the first value would go without a word. Nor is a whole number anything but
+    decimal: 010 would be 8, and 1:30 be 90. As text, 010 is read as 10, and 1:30 refused."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, found) for tag, found in of if tag != "tag:yaml.org,2002:int"]
+        for first, of in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -47,6 +54,11 @@ class _Grid(yaml.SafeLoader):
         if twice := [key for i, key in enumerate(said) if key in said[:i]]:
             raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
         return node
+
+
+_Grid.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789")
+)
 
 
 class Store:

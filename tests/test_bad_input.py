@@ -327,23 +327,35 @@ def test_no_code_reads_text_in_the_locales_encoding():
         assert not re.search(r"\.read_text\(\)", file.read_text("utf-8", "ignore")), file
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_text_files_are_utf_8_whatever_the_locale(encoding, tmp_path):
-    """A grid with a comment that ASCII lacks, in a folder that it lacks, trained, printed, packed and described."""
+def test_text_files_are_utf_8_whatever_the_locale(tmp_path):
+    """A grid with a comment that ASCII lacks, in a folder that it lacks, trained, printed, packed and described; and again
+    with a byte order mark, and as UTF-16."""
     folder = tmp_path / NAMED
     make_folder(folder / "data" / "pets")
     grid = f"# {NAMED}\nentries: [{{arch: mlp, optimizer: SGD, wd: 0, width: 1, epochs: 1, dataset: pets, batch_size: 4}}]"
-    (folder / "grid.yaml").write_bytes(grid.encode(encoding))
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (folder / f"{encoding}.yaml").write_bytes(grid.encode(encoding))
     environment = os.environ | PLAIN | {"PYTHONPATH": str(ROOT), "NCUTILS_DATA": str(folder / "data")}
     pack = ["pack", "packed.parquet", "--made-by", f"sweep {NAMED}", "--commit", "0"]
-    commands = ["sweep", "grid.yaml", "--workers", "1", ",", "runs", ",", "runs", "--csv", ",", *pack]
-    commands += [",", "sweep", "nö.yaml"]
+    commands = [
+        "sweep",
+        "utf-8.yaml",
+        "--workers",
+        "1",
+        ",",
+        "sweep",
+        "utf-8-sig.yaml",
+        ",",
+        "sweep",
+        "utf-16.yaml",
+    ]
+    commands += [",", "runs", ",", "runs", "--csv", ",", *pack, ",", "sweep", "nö.yaml"]
     code = """
 import sys
 from itertools import groupby
 from ncutils.__main__ import main
 commands = [list(words) for comma, words in groupby(sys.argv[1:], ",".__eq__) if not comma]
-sys.exit([main(words) for words in commands] != [0, 0, 0, 0, 2])
+sys.exit([main(words) for words in commands] != [0, 0, 0, 0, 0, 0, 2])
 """  # one process for all: its start is what takes long
     done = subprocess.run(
         [sys.executable, "-X", "warn_default_encoding", "-c", code, *commands],
@@ -356,6 +368,8 @@ sys.exit([main(words) for words in commands] != [0, 0, 0, 0, 2])
     assert not [w for w in done.stderr.splitlines() if b"EncodingWarning" in w and b"/ncutils/" in w], (
         done.stderr
     )
+    assert done.stdout.count(b"1 runs, 1 distinct, 0 stored") == 1  # the same run by each file
+    assert done.stdout.count(b"1 runs, 1 distinct, 1 stored") == 2
     assert f"sweep {NAMED}" in (folder / "manifest.csv").read_text("utf-8")
 
 

@@ -148,7 +148,9 @@ def test_chapter_runs_and_leaves_a_clean_notebook(chapter, tmp_path, request):
         small |= {"n_train": 128, "n_test": 100}
     small["grid"] = tmp_path / "grid.yaml"
     if chapter.stem == "16_imagenet":
-        small["n_train"] = 100  # of fifty layers
+        small["n_train"] = 40  # of fifty layers
+    if chapter.stem == "20_tested":
+        small["n_seeds"] = 2
     small["interventions"] = tmp_path / "interventions.yaml"
     small = {name: value for name, value in small.items() if name in asked}
     if small:
@@ -233,6 +235,15 @@ def test_a_grid_without_valid_runs_has_no_line():
     values = declared(ROOT / "chapters/12_regression.ipynb") | {"analysis": analysis, "pages": pages}
     with pytest.raises(ValueError, match="^grid = .* is not allowed: .* 0 are valid, and a line takes three"):
         exec(source, values)
+
+
+def test_one_seed_has_no_spread():
+    cells = nbformat.read(ROOT / "chapters/20_tested.ipynb", as_version=4).cells
+    (source,) = (c.source for c in cells if "if n_seeds" in c.source)
+    refusal = "if n_seeds" + source.partition("if n_seeds")[2]
+    exec(refusal, {"n_seeds": 2})
+    with pytest.raises(ValueError, match="^n_seeds = 1 is not allowed: .* it must be 2 or more"):
+        exec(refusal, {"n_seeds": 1})
 
 
 def checked(*cells: str) -> dict:

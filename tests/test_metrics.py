@@ -247,6 +247,20 @@ def test_the_scale_of_features_and_weights_does_not_matter(dtype, scales, K):
         assert abs(nc4((h + 1) * scale, class_means(h * scale, y, K), w) - of_test) <= 1 / len(y)
 
 
+def test_among_the_smallest_numbers_the_means_keep_their_digits():
+    """Eighths times 2^-1060 are exact, their means would not be: float64 ends at 2^-1074."""
+    generator = torch.Generator().manual_seed(3)
+    y, scale = torch.arange(60) % 4, 2.0**-1060
+    h = torch.randn(4, 9, generator=generator)[y] + torch.randn(60, 9, generator=generator)
+    h, b = (x.mul(8).round().div(8).double() for x in (h, torch.randn(4, generator=generator)))
+    w = torch.randn(4, 9, generator=generator)
+    expected, got = nc_metrics(h, y, w, b), nc_metrics(h * scale, y, w, b * scale)
+    assert got == pytest.approx(expected, rel=1e-12, abs=1e-14)
+    decided = b.argmax()  # by the bias alone, beside which W h is nothing
+    of_class = float((torch.cdist(h, class_means(h, y, 4)).argmin(1) == decided).double().mean())
+    assert nc_metrics(h * scale, y, w, b)["nc4"] == of_class
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
 def test_a_bias_of_any_size_decides_where_it_should(scale):
     """NC4's decisions against float64's, where W h is far under the bias and far over it."""

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from ncutils import analysis
 from ncutils.__main__ import main
@@ -316,6 +317,8 @@ def test_holm_corrects_within_a_family():
     table = verdicts.judged(pd.DataFrame(rows, columns=["family", "statement"]))
     p4, p9 = Counted(4, 4, 4, 4).p, Counted(9, 9, 9, 9).p
     assert table["p"].tolist() == pytest.approx([p4, 2 * p9, p4])
+    p = pd.Series(np.random.default_rng(0).beta(0.3, 2, 40).round(2), index=range(40, 80))  # ties, too
+    assert verdicts.holm(p)[p.index].to_numpy() == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_closeness_has_no_law_of_chance():

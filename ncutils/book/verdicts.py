@@ -110,10 +110,10 @@ class Statement:
 
     def counted(self, times: float = 1.0, column: str = "value") -> Counted:
         """With `times` the threshold log(factor)."""
-        found, limit = self.found.dropna(subset=column), times * math.log(self.factor)
+        (found, independent, n_sets), limit = self._known[column], times * math.log(self.factor)
         way = found[column].abs() < limit if self.within else found[column] > limit
         networks = by_network(found["like"], way) if self.pooled else None
-        return Counted(int(way.sum()), len(found), self._effective[column], sets(found["like"]), networks)
+        return Counted(int(way.sum()), len(found), independent, n_sets, networks)
 
     @property
     def p(self) -> float:
@@ -121,12 +121,14 @@ class Statement:
         return self.counted().p if self.chance and not self.within else math.nan
 
     @functools.cached_property
-    def _effective(self) -> dict[str, float]:
-        return {column: effective(self.found.dropna(subset=column)) for column in ("value", "fixed")}
+    def _known(self) -> dict[str, tuple[pd.DataFrame, float, int]]:
+        """Of both columns the comparisons that have it, as how many independent ones they count, and their `sets`."""
+        there = {column: self.found.dropna(subset=column) for column in ("value", "fixed")}
+        return {column: (found, effective(found), sets(found["like"])) for column, found in there.items()}
 
     def effect(self, column: str = "value") -> tuple[float, float, float]:
         """Median ratio and the ends of its 95 % interval, whole sets drawn (`analysis.ratio_of_medians`); nan for signs."""
-        found = self.found.dropna(subset=column)
+        found = self._known[column][0]
         if not self.ratios or found.empty:
             return math.nan, math.nan, math.nan
         ratios = pd.DataFrame({"like": found["like"], "x": np.exp(found[column]), "x_coupled": 1.0})
@@ -173,8 +175,6 @@ def by_network(like, way) -> Counted:
 def judged(statements: pd.DataFrame) -> pd.DataFrame:
     """A table of `statement` and `family` with what is `counted` and its `verdict`, both again with the gauge fixed (`fixed`,
     `fixed_verdict`), `p` after Holm's correction within a family, and how the verdict `moves` with a threshold."""
-    from statsmodels.stats.multitest import multipletests
-
     table = statements.copy()
     table["counted"] = [s.counted() for s in table["statement"]]
     table["verdict"] = [c.verdict() for c in table["counted"]]
@@ -182,9 +182,16 @@ def judged(statements: pd.DataFrame) -> pd.DataFrame:
     table["fixed_verdict"] = [c.verdict() for c in table["fixed"]]
     table["p"] = [s.p for s in table["statement"]]
     for _, p in table["p"].dropna().groupby(table["family"]):
-        table.loc[p.index, "p"] = multipletests(p, method="holm")[1]
+        table.loc[p.index, "p"] = holm(p)
     table["moves"] = [moves(s) for s in table["statement"]]
     return table
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """These p after Holm's correction (Scand. J. Statist. 6, 1979). statsmodels' collects all garbage first, half a
+    second a call."""
+    p = p.sort_values()
+    return (p * np.arange(len(p), 0, -1)).cummax().clip(upper=1)
 
 
 def moves(statement: Statement) -> str:
