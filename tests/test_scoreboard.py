@@ -147,10 +147,12 @@ def test_the_cards_say_what_was_not_run(board):
 
 def test_the_verdict_is_right_for_other_boards_too(board):
     """What the shipped runs do not show: statements against the paper, sentences whose parts differ, nothing to compare."""
-    first, *_, last = scoreboard.verdict(board).items()
+    (*_, last), n = scoreboard.verdict(board).items(), (board["verdict"] == "against").sum()
+    assert last[0].startswith(f"Of {len(board)} statements {n} go against the paper")
+    other = board.assign(verdict=board["verdict"].replace("against", "mixed"))
+    *_, last = scoreboard.verdict(other).items()
     assert last[0].startswith(f"Of {len(board)} statements 0 go against the paper")
     assert "The table lists statements that go the other way as clearly" in last[1]
-    other = board.copy()
     falls = {
         c: other["statement"].map(lambda s, c=c: s.says) == f"{c} of SGD and Signum falls with decay"
         for c in ("NC0", "NC3")
@@ -474,11 +476,11 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
 
 
 def test_the_first_sentence_of_the_book_is_what_the_board_says(board, stored):
-    """That NC0 falls or not by where Adam's and Signum's decay enters, and that a gap mostly stays with the gauge fixed, though
-    not on all networks and data sets."""
+    """That NC0 falls or not by where Adam's and Signum's decay enters, and that a gap stays in two of three pairs with the gauge
+    fixed, though not on all networks and data sets."""
     text = (ROOT / "chapters/intro.md").read_text("utf-8")
     assert (
-        "still leaves them less aligned with the class means in most pairs of runs, though not in all six"
+        "still leaves them less aligned with the class means in two of three pairs of runs or more, though not in all six"
         in text
     )
     together = board[board["claim"].str.startswith("the six settings together")]
@@ -488,7 +490,7 @@ def test_the_first_sentence_of_the_book_is_what_the_board_says(board, stored):
         assert statements[f"{pair} in NC0, {acted}"].verdict == "supported"
         for words in (acted, claims.AT_BEST):
             fixed = statements[f"{pair} in NC3, {words}"].fixed
-            assert fixed.k / fixed.n > 0.7 and fixed.networks.k < 6
+            assert fixed.k / fixed.n >= 2 / 3 and fixed.networks.k < 6
 
 
 def board_rows(page: str) -> list[dict]:
@@ -657,14 +659,19 @@ def test_nc4_is_the_papers_where_it_is_known_of_all_runs():
     seen = claims.nc4(table)
     rank = stats.spearmanr(of_test, nc3).statistic
     assert rank < -0.6  # so that NC3 follows NC4
-    assert seen.text.startswith("NC4 of the test images above 0.99 in 75 % of 8 valid runs")
+    assert seen.text.startswith(
+        "NC4 of the test images above 0.9 in 100 %, 0.95 in 100 %, 0.99 in 75 % of 8 valid runs"
+    )
     assert seen.text.endswith(f"{rank:.2f}")
     counted = {s.says: (s.counted().k, s.counted().n) for s in seen.statements}
-    assert counted["NC4 is above 0.99 in a valid run"] == (6, 8)
+    assert counted["NC4 of the test images is above 0.99 in a valid run"] == (6, 8)
+    assert counted["NC4 of the training images is above 0.99 in a valid run"] == (8, 8)
     assert counted[f"NC4 does not follow NC3 (rank correlation under {verdicts.UNRELATED})"] == (0, 1)
     # that of the training images, 1 in all of these, where one run was stored without the other
     table.loc[3, "nc4_test"] = np.nan
     for older in (table, table.drop(columns="nc4_test")):
         seen = claims.nc4(older)
-        assert seen.text.startswith("NC4 of the training images above 0.99 in 100 % of 8 valid runs")
+        assert seen.text.startswith(
+            "NC4 of the training images above 0.9 in 100 %, 0.95 in 100 %, 0.99 in 100 % of 8 "
+        )
         assert [(s.counted().k, s.counted().n) for s in seen.statements] == [(8, 8), *[(0, 0)] * 3]

@@ -509,7 +509,7 @@ def nc4(runs: pd.DataFrame) -> Seen:
     column = column_of_nc4(kept)
     ranks = kept[METRICS[1:]].corrwith(kept[column], method="spearman")
     images = {"nc4_test": "test", "nc4": "training"}
-    above = ", ".join(f"{x:g} in {(kept[column] > x).mean():.0%}" for x in (0.9, 0.95, 0.99))
+    above = ", ".join(f"{x:g} in {100 * (kept[column] > x).mean():.0f} %" for x in (0.9, 0.95, 0.99))
     text = f"NC4 of the {images[column]} images above {above} of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 "
     # by the paper's definition, and by this book's where the paper's is known
     statements = [
