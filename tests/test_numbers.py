@@ -242,7 +242,6 @@ def test_the_caption_of_the_first_picture_is_its_runs():
 
 def test_how_far_another_machine_and_another_seed_change_a_run(quick_book):
     """Chapter 20's medians of NC3, from the files alone: the same hashes, and runs whose fields differ in the seed alone."""
-
     defaults = {name: field.default for name, field in Run.model_fields.items()}
 
     def ends(*paths):
