@@ -109,10 +109,9 @@ def nc_metrics(
     _check_classifier(weight, bias, features)
     _check_labels(labels, features, len(weight))
     if means is None:
-        if (
-            features.dtype == torch.float64 and _exponent(features) < -900
-        ):  # means near 1e-308 have fewer digits
-            features, bias = ldexp(features, 900), None if bias is None else ldexp(bias, 900)
+        # float64 means near 1e-308 would have fewer digits
+        if features.dtype == torch.float64 and _exponent(features) < -900:
+            features, bias = ldexp(features, 600), None if bias is None else ldexp(bias, 600)
         means = class_means(features, labels, len(weight))
     else:
         _check_means(means, weight)

@@ -206,6 +206,7 @@ def test_dry_run_of_the_papers_grid_needs_no_data(capsys, monkeypatch, tmp_path)
         ("entries: [{optimizer: Adma, wd: 0}]", "optimizer = 'Adma' is not allowed"),
         ("entries: [{optimizer: Adam, wd: [0, -1]}]", "wd = -1 is not allowed"),
         ("entries: [{optimizer: Adam, wd: 0, momentum: high}]", "momentum = 'high' is not allowed"),
+        ("entries: [{optimizer: Adam, wd: 0, epochs: 1:30}]", "epochs = '1:30' is not allowed"),
     ],
 )
 def test_bad_grids_are_refused_in_one_sentence(text, sentence, tmp_path, capsys):
@@ -215,6 +216,14 @@ def test_bad_grids_are_refused_in_one_sentence(text, sentence, tmp_path, capsys)
     assert sentence in error and error.count("\n") == 1
     assert main(["sweep", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml' is not a file" in capsys.readouterr().err
+
+
+def test_a_whole_number_is_decimal(tmp_path):
+    (tmp_path / "grid.yaml").write_text(
+        "entries: [{optimizer: Adam, wd: 1_0, epochs: 010, seed: [0, 007, 12]}]"
+    )
+    runs = [run for _, run in read_grid(tmp_path / "grid.yaml")]
+    assert [(run.epochs, run.wd, run.seed) for run in runs] == [(10, 10, seed) for seed in (0, 7, 12)]
 
 
 def test_a_sweep_trains_once(grid, capsys):

@@ -512,13 +512,9 @@ def nc4(runs: pd.DataFrame) -> Seen:
     above = ", ".join(f"{x:g} in {100 * (kept[column] > x).mean():.0f} %" for x in (0.9, 0.95, 0.99))
     text = f"NC4 of the {images[column]} images above {above} of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 "
     # by the paper's definition, and by this book's where the paper's is known
+    says = "NC4 of the {} images is above 0.99 in a valid run"
     statements = [
-        _true(
-            f"NC4 of the {images[c]} images is above 0.99 in a valid run",
-            kept["like"],
-            kept["run"],
-            kept[c] > 0.99,
-        )
+        _true(says.format(images[c]), kept["like"], kept["run"], kept[c] > 0.99)
         for c in dict.fromkeys([column, "nc4"])
     ]
     for c in METRICS[1:]:
