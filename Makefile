@@ -12,6 +12,7 @@ $(error PROFILE = $(PROFILE) is not allowed: use laptop, quick, protocol or pape
 endif
 endif
 
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 BIN := .venv/bin
 ENV := .venv/installed
 SITE := _build/$(PROFILE)
@@ -24,7 +25,7 @@ CODE := $(wildcard ncutils/*.py ncutils/*.csv ncutils/book/*.py ncutils/book/wid
 
 # Chapters run side by side, one a core, unless make is told otherwise (-j1).
 ifeq ($(filter -j% --jobs%,$(MAKEFLAGS)),)
-MAKEFLAGS := $(MAKEFLAGS) -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+MAKEFLAGS := $(MAKEFLAGS) -j$(CORES)
 endif
 
 .PHONY: book pdf test lint bench soak mutate audit fork clean FORCE
@@ -39,8 +40,8 @@ pdf: book
 	$(BIN)/jupyter-book build --builder singlehtml $(SITE)
 	$(BIN)/python tools/pdf.py $(SITE)/_build/singlehtml/chapters/intro.html $(SITE)/book.pdf
 
-# One worker a core; they share the built book.
-SIDE_BY_SIDE := --numprocesses=logical --maxprocesses=8 --dist=worksteal
+# One worker more than cores, since many tests wait (for a browser, Ray's nodes, a kernel); they share the built book.
+SIDE_BY_SIDE := --numprocesses=$(shell expr $(CORES) + 1) --maxprocesses=8 --dist=worksteal
 test: lint
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
