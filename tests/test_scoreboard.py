@@ -23,7 +23,7 @@ from ncutils.__main__ import main
 from ncutils.book import claims, manifest, published, scoreboard, verdicts
 from ncutils.book.verdicts import Counted, Statement
 from ncutils.optimizers import OPTIMIZERS
-from ncutils.store import read_grid
+from ncutils.store import Store, read_grid
 from tests.test_analysis import history
 from tests.test_bad_input import NAMED, PLAIN
 
@@ -31,13 +31,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "chapters/intro.md", "chapters/scoreboard.md", "chapters/verdict.md")
 
 
+LOCAL = history("AdamW", 0.123, 9.9)
+NO_RUNS = analysis.table(analysis.with_gauge_fixed({"": []})).drop(columns="label")
+
+
 @pytest.fixture(scope="module")
-def stored():
-    """The table of the results that ship, without a local run: a test's own store is set after this."""
+def stored(tmp_path_factory):
+    """The table of the results that ship, where a local run is stored, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NCUTILS_RUNS", "/nowhere")
-        patch.setattr("ncutils.store.project_folder", lambda name: ROOT / name)
-        return claims.stored_runs()
+        patch.setenv("NCUTILS_RUNS", str(tmp_path_factory.mktemp("local")))
+        Store().put(LOCAL)
+        return claims.shipped_runs()
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,10 @@ def pages(tmp_path):
     return tmp_path
 
 
+def test_local_runs_are_not_judged(stored):
+    assert len(stored) > 900 and LOCAL.run.hash not in {*stored["run"]}
+
+
 def test_a_chapters_runs_are_its_own(stored):
     """Not the ablation's, of another network and other seeds, which agree with them in all else."""
     of_vit = stored[(stored["arch"] == "vit") & (stored["n_train"] == 1000)]
@@ -66,7 +74,7 @@ def test_a_chapters_runs_are_its_own(stored):
 
 
 def test_the_pages_hold_what_the_results_give(stored, board, pages, monkeypatch):
-    monkeypatch.setattr("ncutils.book.claims.stored_runs", lambda: stored)
+    monkeypatch.setattr("ncutils.book.claims.shipped_runs", lambda: stored)
     monkeypatch.setattr("ncutils.book.scoreboard.board", lambda _: board)
     monkeypatch.setattr("ncutils.__main__.project_folder", lambda name: pages / name)
     assert main(["scoreboard"]) == 0
@@ -86,7 +94,7 @@ import pickle
 from pathlib import Path
 from ncutils.book import claims, scoreboard
 stored, board = pickle.loads(Path({str(tmp_path / "found")!r}).read_bytes())
-claims.stored_runs, scoreboard.board = lambda: stored, lambda _: board
+claims.shipped_runs, scoreboard.board = lambda: stored, lambda _: board
 scoreboard.write(Path({str(pages)!r}))
 """
     environment = os.environ | PLAIN | {"PYTHONPATH": str(ROOT)}
@@ -346,7 +354,7 @@ def test_a_figure_of_the_main_text_and_its_five_counterparts_are_one_family(figu
 
 
 def test_a_store_without_runs_has_only_lines_that_were_not_run():
-    table = scoreboard.board()
+    table = scoreboard.board(NO_RUNS)
     assert len(table) == len(claims.CLAIMS) and set(table["verdict"]) == {"not run"}
     said = set(table["sees"]) - {"no run of this setting is stored", "0 of the six runs are stored"}
     assert not said and set(table["scale"]) == {""}
@@ -356,7 +364,7 @@ def test_a_store_without_runs_has_only_lines_that_were_not_run():
 def test_a_judge_that_fails_is_no_claim_that_was_not_run(monkeypatch):
     def looks(judge):
         monkeypatch.setattr(claims, "CLAIMS", claims.CLAIMS.head(1).assign(look=[judge]))
-        return scoreboard.board()
+        return scoreboard.board(NO_RUNS)
 
     def not_run(stored):
         raise claims.NotRun("this one needs a telescope")

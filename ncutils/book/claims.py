@@ -1,6 +1,6 @@
 """What the paper says, a row a figure or table, and the comparisons of stored runs that each of its statements rests on.
 
-A judge gets the table of all stored runs and returns what is `Seen`: in words, and as statements with their comparisons,
+A judge gets the table of all shipped runs and returns what is `Seen`: in words, and as statements with their comparisons,
 which `verdicts` counts and judges. Where no run of the setting is stored, it raises `NotRun`.
 """
 
@@ -68,9 +68,11 @@ def filters(stored: pd.DataFrame) -> pd.DataFrame:
     return sums.apply(lambda r: f"{r['k']} of {r['n']}", axis=1).unstack()[list(least)]
 
 
-def stored_runs() -> pd.DataFrame:
-    """`analysis.table` of all stored runs, without labels, gauge-fixed metrics among the columns."""
-    known = {"": store.Store().histories()}
+def shipped_runs() -> pd.DataFrame:
+    """`analysis.table` of the runs that ship, without labels, gauge-fixed metrics among the columns. Local runs are left out: the
+    pages that are judged from these are every reader's."""
+    results = project_folder("results")
+    known = {"": store.Store(results / "none", shipped=results).histories()}
     return analysis.table(analysis.with_gauge_fixed(known)).drop(columns="label")
 
 

@@ -18,10 +18,10 @@ from ncutils.files import write_whole
 from ncutils.optimizers import COUPLED, OPTIMIZERS
 
 
-def board(stored: pd.DataFrame | None = None) -> pd.DataFrame:
+def board(stored: pd.DataFrame) -> pd.DataFrame:
     """One row a statement, or a figure without one: item, page, claim, sees, scale, family, the optimizers of the runs, statement, and
     `verdicts.judged`."""
-    stored, rows = claims.stored_runs() if stored is None else stored, []
+    rows = []
     for line in claims.CLAIMS.itertuples():
         seen = claims.look(line.look, stored)
         labels = " ".join({*seen.runs.get("label", ())})
@@ -52,7 +52,7 @@ def usual_scale(table: pd.DataFrame) -> str:
 def write(project: Path) -> None:
     """The board into chapters/scoreboard.md, what follows from it into chapters/verdict.md, a digest of both into the book's
     first page, chapters/intro.md, and the counts, with links there, into README.md."""
-    stored = claims.stored_runs()
+    stored = claims.shipped_runs()
     table = board(stored)
     counts = counted(table)
     _put(
