@@ -490,11 +490,13 @@ def test_a_chapter_has_exercises_with_solutions_one_of_which_runs(chapter):
     assert starts and all(cells[i + 1].cell_type == "code" for i in starts)
 
 
-def test_toc_names_every_chapter():
+def test_contents_and_first_page_name_every_chapter():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
     files = {c["file"] for part in toc["parts"] for c in part["chapters"]}
     assert {f"chapters/{c.stem}" for c in CHAPTERS} <= files
     assert all((ROOT / f"{f}.ipynb").exists() or (ROOT / f"{f}.md").exists() for f in files)
+    rows = [r for r in (ROOT / "chapters/intro.md").read_text("utf-8").splitlines() if r.startswith("| [")]
+    assert all(any(f"]({c.name})" in row for row in rows) for c in CHAPTERS)
 
 
 @pytest.fixture
