@@ -359,3 +359,17 @@ def test_names_that_no_run_has_are_refused():
             call()
     with pytest.raises(ValueError, match="along = 'momentumm' is not allowed"):
         analysis.rank_correlation(found, "nc3", along="momentumm")
+
+
+@pytest.mark.parametrize(("within", "least", "most"), [(0.0, 0.9, 0.99), (1.0, 0.8, 0.92)])
+def test_intervals_of_six_networks_are_narrower_than_their_name(within, least, most):
+    """Chapter 22 says how often they hold the true value: 85 to 96 %, by how much pairs of one network differ."""
+    rng, of = np.random.default_rng(1), np.repeat(np.arange(6), 3)
+    counts, chance = analysis._resampled(6, 2000, 0)
+    held = []
+    for _ in range(400):
+        values = rng.normal(size=6)[of] + within * rng.normal(size=18) + 1e-9 * rng.normal(size=18)
+        medians = analysis._medians(values, counts[:, of])
+        low, high = np.percentile(medians, [2.5, 97.5], weights=chance, method="inverted_cdf")
+        held.append(low <= 0 <= high)
+    assert least < np.mean(held) < most

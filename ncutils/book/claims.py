@@ -125,6 +125,12 @@ def _chapter(stored: pd.DataFrame, chapter: str, optimizers: int, **fields) -> t
     raise NotRun
 
 
+def _by_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, alike where network, data and seed are."""
+    fields = ("arch", "dataset", "seed")
+    return runs.assign(like=[tuple(zip(fields, of)) for of in runs[list(fields)].itertuples(index=False)])
+
+
 def _groups(runs: pd.DataFrame) -> analysis.Groups:
     """Histories by label, as `analysis` takes them."""
     return runs.groupby("label")["history"].agg(list).to_dict()
@@ -311,7 +317,7 @@ def _training_curves(stored) -> Seen:
     above = pd.DataFrame([ends.loc[d] > ends.loc[c] for d, c in COUPLED.items()])
     text = ", ".join(f"{c.upper()} {n} of 3" for c, n in above.sum().items())
     pair = pd.concat([_decays(runs, name) for name in COUPLED])
-    by_seed, is_low = runs.assign(like=runs["seed"]), runs["label"].isin(["SGD", "Adam"])
+    by_seed, is_low = _by_seed(runs), runs["label"].isin(["SGD", "Adam"])
     lowest = by_seed[is_low].merge(by_seed[~is_low], on="like", suffixes=("_low", "_high"))
     columns = ["nc0", "nc3", "nc3c"]
     late = _since(runs[runs["label"].isin(COUPLED)], columns, 2 / 3)
@@ -505,6 +511,17 @@ def column_of_nc4(runs: pd.DataFrame) -> str:
     return "nc4_test" if "nc4_test" in runs and runs["nc4_test"].notna().all() else "nc4"
 
 
+def _near_one(kept: pd.DataFrame, column: str, images: str) -> Statement:
+    """NC4 above 0.99, as a threshold on 1 - NC4 that may be moved."""
+    with np.errstate(divide="ignore"):
+        value = -np.log(1 - kept[column].astype(float))
+    found = {"like": kept["like"], "one": kept["run"], "other": kept["run"] + " itself", "value": value}
+    says = f"NC4 of the {images} images is above 0.99 in a valid run"
+    table = pd.DataFrame(found).assign(fixed=value)
+    how = {"ratios": False, "chance": False, "moved": "with 1 - NC4 under 1/{:,.0f}"}
+    return Statement(says, table, factor=100, **how)
+
+
 def nc4(runs: pd.DataFrame) -> Seen:
     """Figure 44, of one setting's runs (`analysis.table`)."""
     kept = _where(runs, valid=True).drop_duplicates("same_steps")
@@ -514,11 +531,7 @@ def nc4(runs: pd.DataFrame) -> Seen:
     above = ", ".join(f"{x:g} in {100 * (kept[column] > x).mean():.0f} %" for x in (0.9, 0.95, 0.99))
     text = f"NC4 of the {images[column]} images above {above} of {len(kept)} valid runs; rank correlation with NC1, NC2, NC3 "
     # by the paper's definition, and by this book's where the paper's is known
-    says = "NC4 of the {} images is above 0.99 in a valid run"
-    statements = [
-        _true(says.format(images[c]), kept["like"], kept["run"], kept[c] > 0.99)
-        for c in dict.fromkeys([column, "nc4"])
-    ]
+    statements = [_near_one(kept, c, images[c]) for c in dict.fromkeys([column, "nc4"])]
     for c in METRICS[1:]:
         # of one setting and seed, where there are enough runs for a correlation and an order of NC4
         groups = [(k, g) for k, g in kept.groupby("like") if len(g) >= 8 and g[column].nunique() > 1]
@@ -595,7 +608,7 @@ def _as_in_table1(runs: pd.DataFrame) -> Seen:
     """Of any two of the six optimizers the one with the larger value in the paper's Table 1 has the larger one here."""
     theirs = pd.DataFrame(published.TABLE1).T
     ranks = runs.groupby("label")[METRICS].mean().corrwith(theirs, method="spearman")
-    by_seed = runs.assign(like=runs["seed"])
+    by_seed = _by_seed(runs)
     both = by_seed.merge(by_seed, on="like", suffixes=("_low", "_high"))
     statements = []
     for c in METRICS:
@@ -624,7 +637,7 @@ def table1_at_its_width(stored) -> Seen:
         raise NotRun("0 of the six runs are stored")
     theirs, statements, words = pd.DataFrame(published.TABLE1).T, [], {}
     for c in METRICS:
-        found = runs.assign(like=runs["seed"], run_paper="the paper's " + runs["label"])
+        found = _by_seed(runs).assign(run_paper="the paper's " + runs["label"])
         found[f"{c}_paper"] = runs["label"].map(theirs[c])
         says = f"{c.upper()} is near Table 1's"
         near = _near(says, found, c, "_paper", "", factor=CLOSE)
@@ -645,7 +658,7 @@ def _best_runs(stored) -> Seen:
     claims = {f"the smallest {c.upper()}": best[c].idxmin() == "AdamW" for c in ("nc1", "nc2")}
     claims |= {f"the largest {c.upper()}": best[c].idxmax() == "AdamW" for c in ("nc0", "nc3")}
     text = ", ".join(f"{claim}: {'yes' if true else 'no'}" for claim, true in claims.items())
-    each = pd.concat([_best(of).assign(like=seed) for seed, of in runs.groupby("seed")])
+    each = pd.concat([_by_seed(_best(of)) for _, of in runs.groupby("seed")])
     adamw, others = each.loc[["AdamW"]], each.loc[[n for n in published.TABLE2 if n != "AdamW"]]
     both = adamw.merge(others, on="like", suffixes=("", "_other"))
     ways = {"below": (("nc1", "nc2"), "", "_other"), "above": (("nc0", "nc3"), "_other", "")}
@@ -666,10 +679,11 @@ def _counts(stored) -> Seen:
     text += f"{len(once)} run here, with other decays, {100 * once['valid'].mean():.0f} % pass the filter (paper: 64 %)"
     paper = 2500 / 3888
     shares = runs.groupby(["arch", "dataset", "label"])["valid"].mean()
+    likes = [(("arch", arch), ("dataset", dataset)) for arch, dataset, _ in shares.index]
     names = [" ".join(name) for name in shares.index]
-    found = {"like": names, "one": names, "other": "paper", "value": np.log(shares.to_numpy() / paper)}
+    found = {"like": likes, "one": names, "other": "paper", "value": np.log(shares.to_numpy() / paper)}
     table = pd.DataFrame(found).assign(fixed=lambda t: t["value"])
-    says = "in each of the 36 settings about as many runs are valid as in the paper, 64 %"
+    says = "in each of the 36 settings about as many runs are valid as in all of the paper's, 64 %"
     return Seen(text, [Statement(says, table, factor=CLOSE, within=True)], once)
 
 
@@ -704,7 +718,8 @@ def _table5(stored) -> Seen:
             np.log(of[c].where(of[c] > 0).to_numpy() / fits[f"{c}_paper"].to_numpy())
             for of in (fits, fixed.loc[fits.index])
         ]
-        table = pd.DataFrame({"like": fits.index, "one": fits.index, "other": "paper " + fits.index})
+        one_setting = [tuple(zip(("arch", "dataset"), MAIN.split(" on ")))] * len(fits)
+        table = pd.DataFrame({"like": one_setting, "one": fits.index, "other": "paper " + fits.index})
         table["value"], table["fixed"] = (np.nan_to_num(v, nan=np.inf) for v in values)
         says += " of NC3 on log NC0 is close to the paper's"
         statements.append(Statement(says, table, CLOSE, True, gauge="changes"))

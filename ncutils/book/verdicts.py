@@ -95,7 +95,7 @@ class Statement:
     where its size is under log(factor). `gauge`: what fixing the gauge does: "changes" it, leaves the "same", or makes the
     quantity "zero"; any other words say why that is not known. Without a comparison `why` there is none. `ratios` is False
     where values are mere signs, `chance` where one half is not what chance alone would give: of a value that lies on one
-    side of a line, or, `within`, close to another. `pooled`: over networks and data sets.
+    side of a line, or, `within`, close to another. `pooled`: over networks and data sets. `moved`: another factor in words.
     """
 
     says: str
@@ -107,6 +107,7 @@ class Statement:
     chance: bool = True
     pooled: bool = False
     why: str = ""
+    moved: str = "with a factor of {:.3g}"
 
     def counted(self, times: float = 1.0, column: str = "value") -> Counted:
         """With `times` the threshold log(factor)."""
@@ -204,7 +205,7 @@ def moves(statement: Statement) -> str:
         ]
         if statement.factor != 1:
             others.append(
-                (statement.counted(times).verdict(), f"with a factor of {statement.factor**times:.3g}")
+                (statement.counted(times).verdict(), statement.moved.format(statement.factor**times))
             )
         found += [f"{other} {where}" for other, where in others if other != verdict]
     return "; ".join(found)
