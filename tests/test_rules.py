@@ -328,14 +328,15 @@ def test_a_leak_is_the_share_of_the_row_sum():
     assert census.leak("sgd", loss="squared error", steps=5) == pytest.approx(expected, rel=1e-9)
 
 
-def test_each_rule_of_the_trained_networks_has_the_learning_rate_of_its_smallest_training_loss():
+@pytest.mark.parametrize("profile", ["quick", "laptop"])
+def test_each_rule_of_the_trained_networks_has_the_learning_rate_of_its_smallest_training_loss(profile):
     tried: dict = {}
     shipped = Store(shipped=ROOT / "results")
-    for _, run in read_grid(ROOT / "params/quick/rules_lr.yaml"):
+    for _, run in read_grid(ROOT / f"params/{profile}/rules_lr.yaml"):
         history = shipped.get(run)
         loss = np.inf if history.diverged else history.final["train_loss"]
         tried.setdefault((run.rule, run.options), []).append((loss, run.lr))
-    chosen = {(run.rule, run.options, run.lr) for _, run in read_grid(ROOT / "params/quick/rules.yaml")}
+    chosen = {(run.rule, run.options, run.lr) for _, run in read_grid(ROOT / f"params/{profile}/rules.yaml")}
     assert chosen == {(*rule, min(losses)[1]) for rule, losses in tried.items()}
 
 
