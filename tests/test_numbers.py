@@ -4,6 +4,7 @@ The scoreboard's are compared byte for byte in test_scoreboard.py. Here: the cap
 the table of one, and the prose of the first pages.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_the_prose_counts_what_is_there(page, count):
     known = set()
     for path in (ROOT / "params").glob("*/*.yaml"):
         known |= set(numbers(path.read_text("utf-8")))
-    for path in (ROOT / "params").glob("*/grid.yaml"):
+    for path in itertools.chain(*((ROOT / "params").glob(f"*/{name}.yaml") for name in ("grid", "rules"))):
         entries = read_grid(path)
         known |= {len(entries), len({run.hash for _, run in entries})}
         known |= {len({same_steps(run).hash for _, run in entries})}
