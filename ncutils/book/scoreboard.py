@@ -96,7 +96,7 @@ def facts(table: pd.DataFrame, again: claims.Seen, six: claims.Seen) -> str:
         "ImageNet. " if set(table.loc[table["page"] == "16_imagenet", "verdict"]) == {"not run"} else ""
     )
     cards = {
-        f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}. Of the supported, {_of_one_network(table[table['verdict'] == 'supported'])} rest on seeds of one network and data set, and {_after_holm(table)} within their figures' families.",
+        f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}. Of the supported, {_of_one_network(table[table['verdict'] == 'supported'])} rest on seeds of one network and data set, and {_after_holm(table)} by figure.",
         "At which scale": f"{most} {own}",
         "Not run": f"{imagenet}The grid of 3,888 runs at the paper's width.",
     }
@@ -120,7 +120,9 @@ def counted(table: pd.DataFrame, hardly: Set[str]) -> str:
 
 def _after_holm(table: pd.DataFrame) -> str:
     p = table.loc[table["verdict"].isin(["supported", "against"]), "p"].dropna()
-    return f"{len(p)} compare two values, {(p < verdicts.LEVEL).sum()} of which chance alone would hardly give after Holm's correction"
+    return (
+        f"{len(p)} compare two values, {(p < verdicts.LEVEL).sum()} of which stay so after Holm's correction"
+    )
 
 
 def _of_one_network(table: pd.DataFrame) -> int:
