@@ -24,6 +24,11 @@ from ncutils.machine import free_memory, pick_device, progress_bar
 _DTYPES = {t for t in vars(torch).values() if isinstance(t, torch.dtype)}
 _NO_NUMBERS = {t for t in _DTYPES if t.is_complex or t.is_floating_point} - {*metrics.FLOATS}
 
+_ROWS = {
+    "nc4_bias_test": "nc4",
+    "nc4_test": "nc4_no_bias",
+}  # of `Measurement.table`, where a name is not its row's
+
 # that two passes over the same features agree to: of their mean, and of one of them; where the network computes in half precision
 _SAME, _SAME_IN_HALF = (1e-5, 1e-3), (1e-3, 5e-2)
 
@@ -113,11 +118,14 @@ class Measurement(dict):
 
     @property
     def table(self) -> pd.DataFrame:
-        """Metrics (rows) on the training set, on the test set and against other data, where there are any."""
+        """Metrics (rows) on the training set, on the test set and against other data, where there are any. NC4 is by W and b in
+        both; `nc4_test`, by W alone, has a row of its own, `nc4_no_bias`.
+        """
         rows: dict[str, dict] = {}
         for name, value in self.items():
             column = "test" if name.endswith("_test") else "other data" if name == "nc5" else "training"
-            rows.setdefault(name.removesuffix("_test"), {})[column] = value
+            row = _ROWS.get(name, name.removesuffix("_test"))
+            rows.setdefault(row, {})[column] = value
         found = pd.DataFrame.from_dict(rows, orient="index")
         return found[[c for c in ("training", "test", "other data") if c in found]]
 
@@ -171,7 +179,10 @@ class Measurement(dict):
         names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
         of = ("", "training", "o"), ("c", "gauge fixed", "x"), ("_test", "test", "s")
         for suffix, label, marker in of:
-            known = self | {f"1 - nc4{s}": 1 - self.get(f"nc4{s}", math.nan) for s in ("", "_test")}
+            known = self | {
+                "1 - nc4": 1 - self["nc4"],
+                "1 - nc4_test": 1 - self.get("nc4_bias_test", math.nan),
+            }
             heights = [known.get(name + suffix, math.nan) for name in names]
             if any(math.isfinite(height) for height in heights):
                 axes[2].plot(names, heights, marker, label=label, fillstyle="none" if suffix else "full")

@@ -187,6 +187,8 @@ def test_test_set_and_other_data(keep):
         weight, bias = model[-1].weight, model[-1].bias
         assert got["nc4_test"] == nc4(new, mu, weight)
         assert got["nc4_bias_test"] == nc4(new, mu, weight, bias)
+        shown = got.table["test"]  # beside NC4 of the training set, which has the bias
+        assert (shown["nc4"], shown["nc4_no_bias"]) == (got["nc4_bias_test"], got["nc4_test"])
         assert got["accuracy_test"] == pytest.approx(
             float((model(test[0]).argmax(1) == test[1]).double().mean())
         )
