@@ -24,10 +24,8 @@ from ncutils.machine import free_memory, pick_device, progress_bar
 _DTYPES = {t for t in vars(torch).values() if isinstance(t, torch.dtype)}
 _NO_NUMBERS = {t for t in _DTYPES if t.is_complex or t.is_floating_point} - {*metrics.FLOATS}
 
-_ROWS = {
-    "nc4_bias_test": "nc4",
-    "nc4_test": "nc4_no_bias",
-}  # of `Measurement.table`, where a name is not its row's
+# of `Measurement.table`, where a name is not its row's
+_ROWS = {"nc4_bias_test": "nc4", "nc4_test": "nc4_no_bias"}
 
 # that two passes over the same features agree to: of their mean, and of one of them; where the network computes in half precision
 _SAME, _SAME_IN_HALF = (1e-5, 1e-3), (1e-3, 5e-2)
@@ -178,11 +176,8 @@ class Measurement(dict):
         figure.colorbar(image, ax=axes[:2].tolist(), shrink=0.8).ax.axhline(-1 / (k - 1), color="black")
         names = ["nc1", "nc2", "nc2w", "nc2m", "nc3", "1 - nc4"]
         of = ("", "training", "o"), ("c", "gauge fixed", "x"), ("_test", "test", "s")
+        known = self | {"1 - nc4": 1 - self["nc4"], "1 - nc4_test": 1 - self.get("nc4_bias_test", math.nan)}
         for suffix, label, marker in of:
-            known = self | {
-                "1 - nc4": 1 - self["nc4"],
-                "1 - nc4_test": 1 - self.get("nc4_bias_test", math.nan),
-            }
             heights = [known.get(name + suffix, math.nan) for name in names]
             if any(math.isfinite(height) for height in heights):
                 axes[2].plot(names, heights, marker, label=label, fillstyle="none" if suffix else "full")
