@@ -139,7 +139,7 @@ def rule() -> str:
   {v.FEWEST} sets of network, data and seed, or, where six settings are pooled, it cannot be told from chance in how many of them most comparisons go one way. **Mixed**: any
   other. **Not run**: there is nothing to compare.
 - Close means within a factor of {v.CLOSE:g}; a curve has settled within a factor of {v.STILL:g}; an accuracy stays within {v.ACCURACY:g}; an order of magnitude is {v.MUCH:g};
-  metrics are unrelated under a rank correlation of {v.UNRELATED:g}. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
+  metrics are unrelated under a rank correlation of {v.UNRELATED:g}; NC4 is satisfied above 0.99, a line of this book's. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
 - The p after Holm is that of one half, of statements that compare two values: that a value is close to another, or lies on one side of a line, has no such law
   of chance, and its interval is that of a share and no more. A family is the figure of the main text with its five counterparts in the appendix, or all statements of one row.
