@@ -242,40 +242,46 @@ def test_the_caption_of_the_first_picture_is_its_runs():
 
 
 def test_how_far_another_machine_and_another_seed_change_a_run(quick_book):
-    """Chapter 20's medians of NC3, from the files alone: the same hashes, and runs whose fields differ in the seed alone."""
+    """Chapter 20's medians of NC3, and the shares of NC3 and NC1 over the runs that both comparisons have, from the files alone: the same hashes, and runs whose fields differ in the seed alone."""
     defaults = {name: field.default for name, field in Run.model_fields.items()}
 
     def ends(*paths):
-        """By hash: the fields, the last NC3, and whether the run passes the filter."""
+        """By hash: the fields, the logarithms of the last NC1 and NC3, and whether the run passes the filter."""
         found = {}
         for path in paths:
             records = json.loads(pq.read_metadata(path).metadata[b"ncutils"])
-            last = pd.read_parquet(path, columns=["run", "nc3", "train_acc"]).groupby("run").last()
-            for name, (nc3, accuracy) in last.iterrows():
+            last = pd.read_parquet(path, columns=["run", "nc1", "nc3", "train_acc"]).groupby("run").last()
+            for name, (nc1, nc3, accuracy) in last.iterrows():
                 fits = accuracy >= 0.99 and records[name]["info"].get("diverged_epoch") is None
-                found[name] = defaults | records[name]["run"], nc3, fits  # a file has the fields of its time
+                found[name] = (
+                    defaults | records[name]["run"],
+                    np.log([nc1, nc3]),
+                    fits,
+                )  # a file has the fields of its time
         return found
 
     again = ends(ROOT / "results/again/laptop_resnet9_FashionMNIST.parquet")
     now = ends(*(ROOT / "results").glob("*.parquet"))
     by_fields = {json.dumps(fields, sort_keys=True): name for name, (fields, *_) in now.items()}
-    factors: dict = {"machines": [], "seeds": []}
+    apart: dict = {"machines": {}, "seeds": {}}
     alone = 0
-    for name, (fields, nc3, fits) in again.items():
+    for name, (fields, logs, fits) in again.items():
         other = by_fields.get(json.dumps(now[name][0] | {"seed": fields["seed"] + 1}, sort_keys=True))
         alone += fits != now[name][2]
         if fits and now[name][2]:
-            factors["machines"].append(np.exp(abs(np.log(now[name][1] / nc3))))
+            apart["machines"][name] = abs(now[name][1] - logs)
         if other and now[other][2] and now[name][2]:
-            factors["seeds"].append(np.exp(abs(np.log(now[other][1] / now[name][1]))))
-    (n, machines), (m, seeds) = ((len(f), np.median(f)) for f in factors.values())
+            apart["seeds"][name] = abs(now[other][1] - now[name][1])
+    (n, machines), (m, seeds) = ((len(of), np.exp(np.median([*of.values()], 0)[1])) for of in apart.values())
+    alike = [of for name, of in apart["machines"].items() if name in apart["seeds"]]
+    nc1, nc3 = np.median(alike, 0) / np.median([*apart["seeds"].values()], 0)
     said = text_of(quick_book / "chapters/20_tested.ipynb")
     assert len(again) == 183 and n > 100 and m > 20
     assert (
         f"Over {n} pairs NC3 differs between the machines by a factor of {machines:.3f} in the median" in said
     )
     assert (
-        f"between seeds, over {m} pairs, by {seeds:.3f}: in logarithms the machine makes {np.log(machines) / np.log(seeds):.0%}"
+        f"between seeds, over {m} pairs, by {seeds:.3f}: in logarithms, over the runs of those {m} pairs, the machine makes {nc3:.0%} of a seed's difference in NC3, {nc1:.0%} in NC1"
         in said
     )
     assert f"{alone} more of the 183 runs pass the paper's filter on one machine alone" in said
