@@ -246,7 +246,7 @@ def test_how_far_another_machine_and_another_seed_change_a_run(quick_book):
     defaults = {name: field.default for name, field in Run.model_fields.items()}
 
     def ends(*paths):
-        """By hash: the fields, the logarithms of the last NC1 and NC3, and whether the run passes the filter."""
+        """By hash: the fields, the last NC1 and NC3, and whether the run passes the filter."""
         found = {}
         for path in paths:
             records = json.loads(pq.read_metadata(path).metadata[b"ncutils"])
@@ -255,7 +255,7 @@ def test_how_far_another_machine_and_another_seed_change_a_run(quick_book):
                 fits = accuracy >= 0.99 and records[name]["info"].get("diverged_epoch") is None
                 found[name] = (
                     defaults | records[name]["run"],
-                    np.log([nc1, nc3]),
+                    np.array([nc1, nc3]),
                     fits,
                 )  # a file has the fields of its time
         return found
@@ -265,13 +265,13 @@ def test_how_far_another_machine_and_another_seed_change_a_run(quick_book):
     by_fields = {json.dumps(fields, sort_keys=True): name for name, (fields, *_) in now.items()}
     apart: dict = {"machines": {}, "seeds": {}}
     alone = 0
-    for name, (fields, logs, fits) in again.items():
+    for name, (fields, ends_then, fits) in again.items():
         other = by_fields.get(json.dumps(now[name][0] | {"seed": fields["seed"] + 1}, sort_keys=True))
         alone += fits != now[name][2]
         if fits and now[name][2]:
-            apart["machines"][name] = abs(now[name][1] - logs)
+            apart["machines"][name] = abs(np.log(now[name][1] / ends_then))
         if other and now[other][2] and now[name][2]:
-            apart["seeds"][name] = abs(now[other][1] - now[name][1])
+            apart["seeds"][name] = abs(np.log(now[other][1] / now[name][1]))
     (n, machines), (m, seeds) = ((len(of), np.exp(np.median([*of.values()], 0)[1])) for of in apart.values())
     alike = [of for name, of in apart["machines"].items() if name in apart["seeds"]]
     nc1, nc3 = np.median(alike, 0) / np.median([*apart["seeds"].values()], 0)
