@@ -24,9 +24,7 @@ def stored_grid(path, runs: Store | None = None, **fields) -> tuple[Groups, list
     `fields` keeps only runs with these values (arch="resnet9", ...). At wd 0 a run counts for both its optimizers.
     """
     runs = runs or Store()
-    entries = [
-        (name, run) for name, run in read_grid(path) if all(getattr(run, f) == v for f, v in fields.items())
-    ]
+    entries = [e for e in read_grid(path) if all(getattr(e[1], f) == v for f, v in fields.items())]
     stored = {run: runs.get(run) for run in dict.fromkeys(run for _, run in entries)}
     groups: Groups = {name: [] for name in [*OPTIMIZERS, *(name for name, _ in entries)]}
     for name, run in dict.fromkeys(entries):
@@ -68,9 +66,8 @@ def with_gauge_fixed(groups: Groups) -> Groups:
     """The same runs with `gauge_fixed` among the columns of their frames, for all that takes labelled runs."""
     there = {h.run: h for histories in groups.values() for h in histories}
     for run, h in there.items():
-        if {*GAUGE_FIXED} <= {*h.final}:
-            continue
-        there[run] = History(run, h.frame.assign(**gauge_fixed(h)), h.info)
+        if not {*GAUGE_FIXED} <= {*h.final}:
+            there[run] = History(run, h.frame.assign(**gauge_fixed(h)), h.info)
     return {label: [there[h.run] for h in histories] for label, histories in groups.items()}
 
 

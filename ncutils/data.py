@@ -161,16 +161,11 @@ def _told_in_one_sentence(loader) -> Iterator[torch.Tensor]:
     except ValueError as error:
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
     except RuntimeError as error:  # a worker's, or about one that was killed
-        guard = (
-            ""
-            if sys.platform == "linux"
-            else " or for want of `if __name__ == '__main__':` around a script's calls,"
-        )
-        free = (
-            f", of which /dev/shm has {shutil.disk_usage(SHARED).free / 1e6:.0f} MB free"
-            if SHARED.is_dir()
-            else ""
-        )
+        guard = free = ""
+        if sys.platform != "linux":
+            guard = " or for want of `if __name__ == '__main__':` around a script's calls,"
+        if SHARED.is_dir():
+            free = f", of which /dev/shm has {shutil.disk_usage(SHARED).free / 1e6:.0f} MB free"
         raise ChildProcessError(
             f"a process that reads images failed, perhaps{guard} for want of shared memory{free} (docker run --shm-size sets a "
             f"container's) or of memory: {str(error).strip().splitlines()[-1]}"
@@ -204,9 +199,8 @@ def load(
     if scale != "measured" and not (scale == "published" and name in PUBLISHED):
         known = ", ".join(PUBLISHED)
         raise ValueError(f"scale = {scale!r} is not allowed: use 'measured', or 'published' for {known}")
-    return _load(
-        data_folder(), SOURCES.get(name, (None,))[0], name, n_train, n_test, device, image_size, fit, scale
-    )
+    source, _ = SOURCES.get(name, (None, None))
+    return _load(data_folder(), source, name, n_train, n_test, device, image_size, fit, scale)
 
 
 @functools.lru_cache(maxsize=2)
@@ -219,13 +213,10 @@ def _load(
     n_classes = int(both[0].labels.max()) + 1
     chosen = [_chosen(both[0], "n_train", n_train, name), _chosen(both[1], "n_test", n_test, name)]
     y, y_test = (torch.from_numpy(split.labels[i]).to(device, torch.int64) for split, i in zip(both, chosen))
-    published = (
-        [255 * torch.tensor(v)[:, None, None] for v in PUBLISHED[name]] if scale == "published" else None
-    )
+    of_all = PUBLISHED[name] if scale == "published" else ()
+    published = [255 * torch.tensor(v)[:, None, None] for v in of_all]
     if image_size is not None and name not in SOURCES:
-        x, x_test = (
-            Streamed([split.paths[i] for i in part], image_size) for split, part in zip(both, chosen)
-        )
+        x, x_test = (Streamed([of.paths[i] for i in part], image_size) for of, part in zip(both, chosen))
         sample = balanced_order(y.cpu().numpy())[:1000]
         moments = published or _moments(torch.stack([x[i] for i in sample]).double())
         for part in (x, x_test):
@@ -260,9 +251,8 @@ def splits(name: str, fit: str = "pad") -> tuple[Split, Split]:
         return _fitted(train, fit), _fitted(test, fit)
     folder = data_folder() / name
     train, test = folder / "train", folder / "test"
-    if (val := folder / "val").is_dir() and not (
-        test.is_dir() and _classes(test)
-    ):  # or without labels, as ImageNet's
+    val = folder / "val"
+    if val.is_dir() and not (test.is_dir() and _classes(test)):  # or without labels, as ImageNet's
         test = val
     if not train.is_dir() or not test.is_dir():
         raise ValueError(

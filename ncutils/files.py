@@ -22,9 +22,8 @@ def project_folder(name: str) -> Path:
 def expanded(name: str | Path) -> Path:
     """A path as it is named, where `~` is the home folder. Raises ValueError for one of a user who is not here."""
     if (path := os.path.expanduser(name)).startswith("~"):
-        raise ValueError(
-            f"{path} is not a folder or file here: {path.partition('/')[0]} is no user's home folder"
-        )
+        user = path.partition("/")[0]
+        raise ValueError(f"{path} is not a folder or file here: {user} is no user's home folder")
     return Path(path)
 
 

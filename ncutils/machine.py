@@ -120,9 +120,8 @@ def set_for_training(device: torch.device, threads: int | None, wide: bool) -> I
             put_back.enter_context(torch.autocast(device.type, enabled=False, cache_enabled=False))
             yield
     except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            f"the memory of {device_name(device)} is full: use a smaller width or batch_size"
-        ) from error
+        full = f"the memory of {device_name(device)} is full"
+        raise MemoryError(f"{full}: use a smaller width or batch_size") from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error):  # a CPU's
             raise MemoryError("the machine's memory is full: use a smaller width or batch_size") from error

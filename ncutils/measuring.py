@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ncutils import metrics
@@ -133,7 +134,7 @@ class Measurement(dict):
         """
         every = torch.arange(len(self.means))
         centred = self.means - self.means.mean(0)
-        unit = centred / centred.norm(dim=1, keepdim=True)
+        unit = F.normalize(centred, eps=0)
         if kernel == "cdnv":
             values = _cdnv(self.means, torch.tensor(self.classes["variance"].to_numpy()), every, exponent)
         elif kernel in ("cosine", "inner"):
@@ -164,8 +165,7 @@ class Measurement(dict):
         figure, axes = plt.subplots(rows, across, figsize=(width * across, 3.2 * rows), layout="constrained")
         axes = axes.flat
         centred, k = self.means - self.means.mean(0), len(self.means)
-        unit = centred / centred.norm(dim=1, keepdim=True)
-        of_weights = self.weight / self.weight.norm(dim=1, keepdim=True)
+        unit, of_weights = F.normalize(centred, eps=0), F.normalize(self.weight, eps=0)
         for axis, cosines, name in (
             (axes[0], unit @ unit.T, "class means"),
             (axes[1], of_weights @ unit.T, "weights (rows), means"),
@@ -276,8 +276,7 @@ def pair_statistics(means: torch.Tensor, kernel: str | Callable = "dist") -> tup
     constant where the means are equiangular.
     """
     of_distances = _kernel(kernel, means.shape[1])
-    centred = means.double() - means.double().mean(0)
-    unit, k = centred / centred.norm(dim=1, keepdim=True), len(means)
+    unit, k = F.normalize(means.double() - means.double().mean(0), eps=0), len(means)
     n, mean, squares = 0, unit.new_zeros(()), unit.new_zeros(())  # of the pairs so far (Chan et al. 1983)
     for i in _blocks(unit):
         others = torch.arange(k, device=unit.device) != i[:, None]
@@ -322,7 +321,7 @@ def _at_rest(model, device):
         inner = inner.module if isinstance(inner, parallel) else inner._orig_mod
     tensors = [*inner.parameters(), *inner.buffers()]
     before = tensors[0].device if tensors else torch.device("cpu")
-    where = before if device is None else pick_device(str(device))
+    where = before if device is None else pick_device(device)
     if before.type == "meta":
         raise ValueError("model is on device meta, which holds no numbers: give it weights first")
     if where != before and any(t.device != before for t in tensors):
@@ -472,9 +471,8 @@ class _Network:
             raise ValueError(
                 f"layer {flat[0]!r} gave no row for each sample of {what}: it cannot be measured"
             )
-        found = {name: self.seen[name].flatten(1) for name in self.layers} | {
-            self.names[module]: h.reshape(-1, h.shape[-1])
-        }
+        found = {name: self.seen[name].flatten(1) for name in self.layers}
+        found[self.names[module]] = h.reshape(-1, h.shape[-1])
         for name, value in found.items():
             if value.dtype in (torch.bool, *_NO_NUMBERS):
                 raise ValueError(f"layer {name!r} gave {value.dtype} for a batch of {what}: convert it first")
@@ -542,9 +540,7 @@ class _Network:
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"labels of {what} must be integers, got {labels.dtype}")
         if labels.numel() != n:
-            raise ValueError(
-                f"labels of {what} must be one for each of {n} features, got {list(labels.shape)}"
-            )
+            raise ValueError(f"labels of {what} must be one for each of {n} features, got {[*labels.shape]}")
         labels = labels.reshape(-1).to(self.place, torch.int64)
         if n and (labels.min() < 0 or labels.max() >= k):
             raise ValueError(
@@ -588,11 +584,10 @@ def _measured(network, loaders, keep) -> Measurement:
         with metrics.full_precision(place):
             for name, h in features.items():
                 collapse[name].add(h, labels)
-                if kept is None:
-                    again[name].add(h, labels)
-    if kept is None:
-        for name in means:
-            _check_same(sums[name], again[name], collapse[name], network.half or dtypes[name].itemsize == 2)
+            for name, of_name in again.items():
+                of_name.add(features[name], labels)
+    for name, of_name in again.items():
+        _check_same(sums[name], of_name, collapse[name], network.half or dtypes[name].itemsize == 2)
     del kept
     rows = {name: _values(c) for name, c in collapse.items()}
     mu, w, n = means[head].cpu(), weight.double().cpu(), int(collapse[head].counts.sum())
@@ -633,9 +628,7 @@ def _values(collapse) -> dict[str, float]:
     out["nc1_pinv"] = float(spread[kept].sum() / n) if len(s) else math.nan
     out["nc1_svd"] = out["nc1"] if len(s) == k - 1 else math.nan
     out |= _variances(collapse)
-    out["gnc2_dist"], out["gnc2_log"] = (
-        pair_statistics(collapse.means, kernel)[1] for kernel in ("dist", "log")
-    )
+    out |= {f"gnc2_{kernel}": pair_statistics(collapse.means, kernel)[1] for kernel in ("dist", "log")}
     return out
 
 
@@ -701,8 +694,7 @@ def _nc5(network, loader, means) -> dict[str, float]:
 
 def _units(vectors):
     """Rows [n, p] over their norms, whatever their scale."""
-    near_one = vectors / vectors.abs().amax(1, keepdim=True)
-    return near_one / near_one.norm(dim=1, keepdim=True)
+    return F.normalize(vectors / vectors.abs().amax(1, keepdim=True), eps=0)
 
 
 def _by_class(means, weight, collapse, classes) -> pd.DataFrame:
@@ -788,8 +780,8 @@ def _fault(module, h, logits) -> str | None:
     with torch.autocast(h.device.type, enabled=False):
         h, weight = h.float(), weight.float()
         bias = weight.new_zeros(len(weight)) if bias is None else bias.float()
-        off = (logits.float() - nn.functional.linear(h, weight, bias)).norm()
-        size = nn.functional.linear(h.abs(), weight.abs(), bias.abs()).norm()
+        off = (logits.float() - F.linear(h, weight, bias)).norm()
+        size = F.linear(h.abs(), weight.abs(), bias.abs()).norm()
     if off > 0.02 * size:  # NaN and infinity are told elsewhere
         return (
             "gives other logits than its weight and bias do (an adapter? normalised features?): merge them into one linear "

@@ -272,9 +272,7 @@ def _check_classifier(weight, bias, features) -> None:
     if any(t is not None and t.device != features.device for t in (weight, bias)):
         raise ValueError("features, labels, weight and bias must be on one device")
     if weight.shape[1] != features.shape[1]:
-        raise ValueError(
-            f"weight must be [K, {features.shape[1]}] like the features, got {list(weight.shape)}"
-        )
+        raise ValueError(f"weight must be [K, {features.shape[1]}] like the features, got {[*weight.shape]}")
     if len(weight) < 2:
         raise ValueError(f"weight has {len(weight)} row; neural collapse needs K >= 2 classes")
     _check_finite("weight", weight)
@@ -303,9 +301,7 @@ def _check_labels(labels, features, n_classes: int) -> None:
         raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
     kind = labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
     if labels.shape != features.shape[:1] or kind:
-        raise ValueError(
-            f"labels must be integers [{len(features)}], got {labels.dtype} {list(labels.shape)}"
-        )
+        raise ValueError(f"labels must be integers [{len(features)}], got {labels.dtype} {[*labels.shape]}")
     if labels.device != features.device:
         raise ValueError("features, labels, weight and bias must be on one device")
     labels = labels.to(torch.int64)
@@ -386,9 +382,7 @@ class Collapse:
         self.geometry, radii = _geometry(centred, gram, w_c, w_mean, (u, s, vt), at_global_mean, f, self.many)
         self.geometry["nc0"] = nc0
         del centred, gram
-        self.counts, self.agree, self.nearest_right = torch.zeros(
-            3, len(w), dtype=torch.int64, device=s.device
-        )
+        self.counts, self.agree, self.nearest_right = s.new_zeros(3, len(w), dtype=torch.int64)
         self.spread = s.new_zeros(len(s))
         self.squares = s.new_zeros(len(w)) if variances else None
 
@@ -475,9 +469,8 @@ class Collapse:
                 found = products[: len(h)]
                 self.spread += found[:, :rank].square().sum(0)
                 found += self.of_means.index_select(0, y)
-                by_weight = (
-                    found[:, rank : rank + len(self.counts)].max(1).indices
-                )  # a third faster than argmax
+                # a third faster than argmax
+                by_weight = found[:, rank : rank + len(self.counts)].max(1).indices
                 self._count(y, by_weight, self._nearest(found[:, :rank], self.apart.index_select(0, y)))
 
     def _apart(self, classes):
@@ -709,8 +702,7 @@ def _gaps(gram, norms, start: int, noise: float, out):
     """Distances [n, K] of n rows, from `start` on, to all K, from their inner products and norms; inf to itself. `noise`, of
     the largest square, is added."""
     squares = norms.square()
-    torch.mul(gram, -2, out=out).add_(squares + noise * squares.max()).add_(
-        squares[start : start + len(gram), None]
-    )
+    of_rows = squares[start : start + len(gram), None]
+    torch.mul(gram, -2, out=out).add_(squares + noise * squares.max()).add_(of_rows)
     out.clamp_min_(0).sqrt_().diagonal(start).fill_(math.inf)
     return out

@@ -59,11 +59,9 @@ def conv_block(c_in: int, c_out: int, pool: bool = False, bias: bool = False) ->
 
 def resnet9(width: int, shape: tuple[int, ...], n_classes: int, bias: bool = False) -> Classifier:
     """The speed-run ResNet9: eight 3x3 convolutions in two plain and two residual pairs, global max-pooling, linear."""
-    _, channels, height, image_width = shape
-    if min(height, image_width) < 8:
-        raise ValueError(
-            f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {height} x {image_width}"
-        )
+    _, channels, height, wide = shape
+    if min(height, wide) < 8:
+        raise ValueError(f"arch = 'resnet9' needs images of 8 x 8 pixels or more, got {height} x {wide}")
     w, block = width, functools.partial(conv_block, bias=bias)
     features = nn.Sequential(
         block(channels, w),
@@ -141,14 +139,12 @@ class PatchTokens(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], p: int, class_token=torch.zeros):
         super().__init__()
-        _, channels, height, width = shape
-        if height % 4 or width % 4:
-            raise ValueError(
-                f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {height} x {width}"
-            )
+        _, channels, h, w = shape
+        if h % 4 or w % 4:
+            raise ValueError(f"arch = 'vit' needs images of a multiple of 4 pixels a side, got {h} x {w}")
         self.patch = nn.Conv2d(channels, p, 4, stride=4)
         self.class_token = nn.Parameter(class_token(1, 1, p))
-        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + height // 4 * (width // 4), p))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 1 + h // 4 * (w // 4), p))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         tokens = self.patch(images).flatten(2).mT

@@ -215,21 +215,21 @@ def _tried(
     params = [torch.nn.Parameter(t) for t in tensors()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        optimizer = make_optimizer(
-            params, rule, lr=0.01, momentum=momentum, options=options, head=params[-2:]
-        )
+        made = make_optimizer(params, rule, lr=0.01, momentum=momentum, options=options, head=params[-2:])
         for _ in range(10):
             for p, gradient in zip(params, tensors()):
                 p.grad = gradient
-            optimizer.step()
+            made.step()
     return torch.cat([p.detach().flatten() for p in params])
 
 
 @functools.cache
-def weights_layout(rule: str, options: tuple, momentum: float) -> torch.memory_format:
+def weights_layout(
+    rule: str, options: tuple, momentum: float, of_rules: Callable | None = None
+) -> torch.memory_format:
     """How a rule takes a network's weights in memory: with channels last, as its images, unless it then fails, as one does that
-    takes a view of them as rows (adamp, swats)."""
-    if rule not in RULES:
+    takes a view of them as rows (adamp, swats). `of_rules` is what RULES has by its name, which a notebook may change."""
+    if rule not in OWN_RULES:  # a rule of one's own may view them so, too
         try:
             _tried(rule, options, momentum, 0, torch.channels_last)
         except Exception:  # a stranger's rule may fail in any way
@@ -275,15 +275,15 @@ def make_optimizer(
             raise ValueError(
                 f"{name} must be tensors, as `parameters()` gives them, got {type(wrong[0]).__name__}"
             )
-    if not all(_among(p, params) for p in head):
+    if not {*head} <= {*params}:  # tensors are hashed by what they are, not by their values
         raise ValueError("head must be among params")
     if centre_head not in ("never", "step", "gradient"):
         raise ValueError(f"centre_head = {centre_head!r} is not allowed: use 'never', 'step' or 'gradient'")
     if centre_head != "never" and not head:
         raise ValueError(f"centre_head = {centre_head!r} is not allowed without head")
-    decays: dict[str, float | None] = {"coupled_wd": coupled_wd, "decoupled_wd": decoupled_wd}
-    decays |= {"head_coupled_wd": head_coupled_wd, "head_decoupled_wd": head_decoupled_wd}
-    for name, decay in decays.items():
+    of_all, of_head = (coupled_wd, decoupled_wd), (head_coupled_wd, head_decoupled_wd)
+    names = "coupled_wd", "decoupled_wd", "head_coupled_wd", "head_decoupled_wd"
+    for name, decay in zip(names, (*of_all, *of_head)):
         if decay is not None and not decay >= 0:
             raise ValueError(f"{name} = {decay} is not allowed: weight decay must be 0 or more")
     _check_settings(rule, options, momentum)
@@ -293,18 +293,15 @@ def make_optimizer(
         raise ValueError(
             f"lr = {lr} is not allowed: rule {rule!r} gives AdamW its share of it, so it must be greater than 0"
         )
-    of_head = tuple(
-        of_all if of_head is None else of_head
-        for of_head, of_all in ((head_coupled_wd, coupled_wd), (head_decoupled_wd, decoupled_wd))
-    )
-    no_matrices = [] if rule.endswith("-all") else head
-    groups = _groups(params, head, (coupled_wd, decoupled_wd), of_head, decay_on, two_rules, no_matrices)
+    of_head = tuple(usual if own is None else own for own, usual in zip(of_head, of_all))
+    no_matrices = set() if rule.endswith("-all") else {*head}
+    groups = _groups(params, {*head}, of_all, of_head, decay_on, two_rules, no_matrices)
     if rule in RULES:
         optimizer = build(groups, lr, momentum, coupled_wd, beta2, eps, **options)
     else:
         optimizer = _of_library(build, groups, lr, momentum, options)
-    for name in ("decoupled_wd", "coupled_wd"):  # of groups that are added
-        optimizer.defaults.setdefault(name, decays[name])
+    for name, decay in zip(names, of_all):  # of groups that are added
+        optimizer.defaults.setdefault(name, decay)
     before: list[Callable] = [_lay_out, _decay_decoupled]
     after: list[Callable] = []
     if centre_head == "gradient":
@@ -322,20 +319,16 @@ def _groups(params, head, decays, head_decays, decay_on, two_rules, no_matrices)
     one first; of `two_rules`, Muon's is for matrices, but for those that are to be none."""
     parts: dict[tuple, list] = {}
     for p in params:
-        decays_of_p = head_decays if _among(p, head) else decays
+        decays_of_p = head_decays if p in head else decays
         if decay_on == "matrices" and p.ndim < 2:
             decays_of_p = 0.0, 0.0
-        as_matrix = two_rules and p.ndim >= 2 and not _among(p, no_matrices)
+        as_matrix = two_rules and p.ndim >= 2 and p not in no_matrices
         parts.setdefault((*decays_of_p, as_matrix), []).append(p)
     return [
         {"params": members, "weight_decay": coupled, "decoupled_wd": decoupled}
         | ({"use_muon": as_matrix} if two_rules else {})
         for (coupled, decoupled, as_matrix), members in parts.items()
     ]
-
-
-def _among(parameter, some) -> bool:
-    return any(parameter is other for other in some)  # == of tensors compares their values
 
 
 def _of_library(build, groups, lr, momentum, options) -> torch.optim.Optimizer:
@@ -378,11 +371,9 @@ def _once(loss):
     given = [loss]
 
     def closure():
-        if not given:
-            raise ValueError(
-                "closure is called more than once a step by this rule, which is not allowed here"
-            )
-        return given.pop()
+        if given:
+            return given.pop()
+        raise ValueError("closure is called more than once a step by this rule, which is not allowed here")
 
     return closure
 

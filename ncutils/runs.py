@@ -106,8 +106,8 @@ class Run(BaseModel):
             )
         check_rule(self.rule, self.options, self.momentum)
         if self.rule not in RULES:
-            for name, usual in (("beta2", 0.999), ("eps", 1e-8)):
-                if (value := getattr(self, name)) != usual:
+            for name in ("beta2", "eps"):
+                if (value := getattr(self, name)) != Run.model_fields[name].default:
                     raise ValueError(
                         f"{name} = {value!r} is not allowed: rule {self.rule!r} has its own, see `options`"
                     )
@@ -131,10 +131,9 @@ class Run(BaseModel):
         return self
 
     def __init__(self, **fields):
-        if switches := [name for name, value in fields.items() if isinstance(value, bool)]:
-            raise ValueError(
-                f"{switches[0]} = {fields[switches[0]]!r} is not allowed: no field is true or false"
-            )
+        for name, value in fields.items():
+            if isinstance(value, bool):
+                raise ValueError(f"{name} = {value!r} is not allowed: no field is true or false")
         try:
             super().__init__(**fields)
         except ValidationError as error:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from ncutils import data, metrics
 from ncutils.models import NETS, Dropout
-from ncutils.optimizers import make_optimizer, weights_layout
+from ncutils.optimizers import RULES, make_optimizer, weights_layout
 from ncutils.runs import Run
 
 
@@ -29,7 +29,7 @@ def make_model(run: Run, dataset: data.Dataset, device: torch.device) -> torch.n
         masks = torch.Generator(device).manual_seed(run.seed)
         for dropout in found:
             dropout.generator = masks
-    layout = weights_layout(run.rule, run.options, run.momentum)
+    layout = weights_layout(run.rule, run.options, run.momentum, RULES.get(run.rule))
     dtype = torch.float64 if run.precision == "float64" else torch.float32
     return model.to(device, dtype, memory_format=layout)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY, _CHECKSUM = b"ncutils", b"crc32"
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 MOST_RUNS = 1_000_000  # of one entry: a file from a stranger must not fill the memory
 
 
@@ -44,7 +45,7 @@ class _Grid(yaml.SafeLoader):
     decimal: 010 would be 8, and 1:30 be 90. As text, 010 is read as 10, and 1:30 refused."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, found) for tag, found in of if tag != "tag:yaml.org,2002:int"]
+        first: [(tag, _DECIMAL if tag == "tag:yaml.org,2002:int" else found) for tag, found in of]
         for first, of in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -54,11 +55,6 @@ class _Grid(yaml.SafeLoader):
         if twice := [key for i, key in enumerate(said) if key in said[:i]]:
             raise yaml.composer.ComposerError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
         return node
-
-
-_Grid.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789")
-)
 
 
 class Store:
@@ -314,10 +310,8 @@ def read(path: Path) -> dict[str, History]:
     """
     modified, content = path.stat().st_mtime_ns, path.read_bytes()
     try:
-        metadata = pq.ParquetFile(pa.BufferReader(content)).metadata.metadata
-        data = content[
-            : -8 - int.from_bytes(content[-8:-4], "little")
-        ]  # before the metadata, their length and PAR1
+        footer = pq.ParquetFile(pa.BufferReader(content)).metadata
+        data, metadata = content[: -8 - footer.serialized_size], footer.metadata  # 8: its length and PAR1
         if metadata[_CHECKSUM] != _checksum(data, metadata[_KEY]):
             raise ValueError("its checksum is wrong")
         records = json.loads(metadata[_KEY])

@@ -133,11 +133,9 @@ def _trained(
     # loky: workers need no __main__ guard, so that notebooks and scripts can use them, and a killed one is reported
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
     # workers outlive a sweep, and keep the environment that they started with
-    folder = str(data.data_folder())
+    shared = store, wait, device, threads, str(data.data_folder()), _known()
     try:
-        yield from pool(
-            delayed(_train_in_worker)(run, store, wait, device, threads, folder, _known()) for run in runs
-        )
+        yield from pool(delayed(_train_in_worker)(run, *shared) for run in runs)
     except TerminatedWorkerError:
         raise ChildProcessError(
             "a worker process was killed, perhaps for want of memory; finished runs are stored, and the same call goes on"

@@ -54,9 +54,7 @@ def train(
     device = machine.pick_device(device, run.precision)
     path, every = None if checkpoint is None else Path(checkpoint), checkpoint_seconds()
     if path and path.is_dir():
-        raise ValueError(
-            f"checkpoint = {str(checkpoint)!r} is not allowed: it is a folder, and must be a file"
-        )
+        raise ValueError(f"checkpoint = {str(path)!r} is not allowed: it is a folder, and must be a file")
     with machine.set_for_training(device, threads, wide=run.width >= 32):
         started = kept = time.perf_counter()
         dataset = data.load(
@@ -85,9 +83,8 @@ def train(
                     content = state.keep(path)
                     if on_checkpoint and content:
                         on_checkpoint(content)
-                bar.set_postfix_str(
-                    f"loss {loss:.3g}, NC0 {state.rows[-1].get('nc0', math.nan):.3g}", refresh=False
-                )
+                nc0 = state.rows[-1].get("nc0", math.nan)
+                bar.set_postfix_str(f"loss {loss:.3g}, NC0 {nc0:.3g}", refresh=False)
                 bar.update()
         info = {
             "diverged_epoch": diverged,

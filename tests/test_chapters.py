@@ -262,6 +262,8 @@ def test_check_parameters_knows_only_papermills_cell():
     checked(DECLARED, "widht = 3")  # a reader's own variable
     with pytest.raises(ValueError, match="unknown parameter 'widht': did you mean 'width'"):
         checked(DECLARED, "# Parameters\nwidht = 3\n")
+    with pytest.raises(ValueError, match="'typo'.*this chapter takes width, lr, wd_sweep, profile"):
+        checked(DECLARED + "\nnever: int", "# Parameters\ntypo = 3\n")  # a name that has no value
 
 
 @pytest.mark.parametrize(

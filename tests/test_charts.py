@@ -86,6 +86,15 @@ def test_an_undefined_value_is_null(groups):
     assert re.findall(r'"scheme": "(\w+)"', json.dumps(spec)) == [drawn.images[0].get_cmap().name]
 
 
+def test_a_chart_of_valid_runs_is_empty_where_none_is(groups):
+    failed = {
+        name: [dataclasses.replace(h, frame=h.frame.assign(train_acc=0.5)) for h in of]
+        for name, of in groups.items()
+    }
+    spec = charts.metric_against_nc0(failed).to_dict()
+    assert "resnet9 on digits3" in json.dumps(spec) and not any(spec.get("datasets", {}).values())
+
+
 @pytest.fixture
 def shown(groups, monkeypatch):
     """What a cell with a chart gives a notebook, the first one in its kernel."""

@@ -116,11 +116,26 @@ def test_a_new_rule_by_the_name_of_a_librarys_is_refused(monkeypatch):
     assert Run(rule="my-lion").optimizer == "my-lion"
 
 
+class _Rows(torch.optim.Optimizer):
+    """Descent along gradients whose rows, a weight's outputs, are of norm 1."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                rows = p.grad.view(len(p), -1)
+                p.view(len(p), -1).sub_(group["lr"] * rows / (rows.norm(dim=1, keepdim=True) + 1e-12))
+
+
 @pytest.mark.parametrize(
-    ("rule", "momentum"), [("adamp", 0.9), ("sgdp", 0.9), ("nero", 0.0), ("swats", 0.9), ("adamuon", 0.9)]
+    ("rule", "momentum"),
+    [("adamp", 0.9), ("sgdp", 0.9), ("nero", 0.0), ("swats", 0.9), ("adamuon", 0.9)]
+    + [("of one's own", 0.0)],
 )
-def test_a_rule_that_takes_a_view_of_convolutions_trains_a_network_of_them(rule, momentum):
+def test_a_rule_that_takes_a_view_of_convolutions_trains_a_network_of_them(rule, momentum, monkeypatch):
     """With channels last, as the images lie, its first step would end in "view size is not compatible"."""
+    if rule == "of one's own":
+        monkeypatch.setitem(RULES, rule, lambda params, lr, *_: _Rows(params, {"lr": lr}))
     run = Run(
         rule=rule, momentum=momentum, lr=0.001, width=2, n_train=100, n_test=50, epochs=1, measure="ends"
     )

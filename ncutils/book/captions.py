@@ -34,7 +34,10 @@ def caption(name: str, text: str, figure: Figure | None = None, also: Sequence[s
     figure, name = figure or plt.gcf(), ", ".join([name, *also])
     rests_on = getattr(figure, "provenance", "")
     about = {"name": name, "caption": text, "provenance": rests_on, "numbers": numbers(figure)}
-    display({"image/svg+xml": as_svg(figure), "text/plain": name}, metadata={"figure": about}, raw=True)
+    content = io.StringIO()
+    figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = in_page("<svg" + content.getvalue().partition("<svg")[2])
+    display({"image/svg+xml": svg, "text/plain": name}, metadata={"figure": about}, raw=True)
     plt.close(figure)
     small = f"<br><small>{rests_on}</small>" if rests_on else ""
     display(Markdown(f"**{name}.** {text}{small}"), metadata={"caption": name})
@@ -64,14 +67,6 @@ def numbers(figure: Figure) -> str:
     for of in ("x", "y"):
         table[of] = [v if isinstance(v, str) else f"{v:.6g}" for v in table[of]]
     return table.to_csv(index=False)
-
-
-def as_svg(figure: Figure) -> str:
-    """A figure as SVG in the colours of the page that holds it."""
-    content = io.StringIO()
-    figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = content.getvalue()
-    return in_page(svg[svg.index("<svg") :])
 
 
 class Figures:

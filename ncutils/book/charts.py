@@ -20,7 +20,6 @@ from ncutils.book.style import COLOURS, LABELS, METRICS, ON_COLOUR, turning
 from ncutils.optimizers import OPTIMIZERS
 
 _FIELDS = ["run", "same_steps", "optimizer", "valid", "lr", "momentum", "wd", "seed"]
-_NAMES = {"lr": "learning rate"}
 _SCRIPTS = {"vega": 6, "vega-lite": 6, "vega-embed": 7}  # the last needs the others
 _CDN = "https://cdn.jsdelivr.net/npm/{0}@{1}/build/{0}.min.js"
 _EMBED = """async (number, spec, sources) => {
@@ -58,11 +57,12 @@ def show(chart: alt.TopLevelMixin) -> None:
 def metric_against_nc0(groups: Groups) -> alt.TopLevelMixin:
     """Figures 2 and 9 to 12: final metric of valid runs against NC0, by optimizer and learning rate, with the line of least
     squares on log10 NC0."""
-    table = _finals(groups)
-    table = table[table["valid"] & (table["nc0"] > 0)]
+    every = _finals(groups)
+    table = every[every["valid"] & (every["nc0"] > 0)]
+    settings = [*table["setting"]] or [*every["setting"]]  # where no run is valid, the chart is empty
     menus = [
         _menu("metric", [LABELS[m] for m in METRICS[1:]], "NC3"),
-        _menu("setting", sorted(set(table["setting"])), table["setting"].iloc[0]),
+        _menu("setting", sorted(set(settings)), settings[0]),
         _menu("optimizer", ["all", *dict.fromkeys(table["optimizer"])], "all"),
         _menu("lr", ["all", *sorted(set(table["lr"]))], "all"),
     ]
@@ -147,7 +147,7 @@ def _chart(table: pd.DataFrame) -> alt.Chart:
 
 
 def _menu(name: str, options: list, value) -> alt.Parameter:
-    menu = alt.binding_select(options=options, name=_NAMES.get(name, name) + " ")
+    menu = alt.binding_select(options=options, name="learning rate " if name == "lr" else f"{name} ")
     return alt.param(name=name, value=value, bind=menu)
 
 

@@ -109,9 +109,7 @@ def _chapter(stored: pd.DataFrame, chapter: str, optimizers: int, **fields) -> t
     unless it says otherwise, where they are of so many optimizers."""
     for profile in ("paper", "laptop"):
         p = yaml.safe_load(project_folder(f"params/{profile}/{chapter}.yaml").read_text("utf-8"))
-        usual = {
-            name: Run.model_fields[name].default for name in ("n_train", "net", "fit", "scale", "augment")
-        }
+        usual = {n: Run.model_fields[n].default for n in ("n_train", "net", "fit", "scale", "augment")}
         values = {"arch": "resnet9"} | usual | p | fields
         values = {k: v for k, v in values.items() if k in stored and not isinstance(v, list | dict)}
         first = values.pop("seed", 0)
@@ -258,10 +256,8 @@ def _sgdw_like_sgd(stored) -> Seen:
     both = sgdw.merge(sgd.query("wd > 0 and momentum > 0"), on=["like", "wd"], suffixes=("", "_sgd"))
     ratios = {c: both[c] / both[f"{c}_sgd"] for c in ("nc0", "nc3")}
     text = ", ".join(f"{c.upper()} {r.min():.2g} to {r.max():.2g}" for c, r in ratios.items())
-    near = [
-        _near(f"{c.upper()} of SGDW close to SGD's at one decay", both, c, "_sgd", "", factor=CLOSE)
-        for c in ratios
-    ]
+    says = "{} of SGDW close to SGD's at one decay"
+    near = [_near(says.format(c.upper()), both, c, "_sgd", "", factor=CLOSE) for c in ratios]
     return Seen(f"{seen.text}; SGDW over SGD at one decay: {text}", seen.statements + near, seen.runs)
 
 
@@ -397,10 +393,8 @@ def _sign_descent(stored) -> Seen:
     means = found.groupby("optimizer")[["nc0_start", "nc0_peak", "nc0_end"]].mean()
     means = means.set_axis(["SignGD", "SignGDW"])
     words = [f"{name} {a:.2g}, at most {b:.2g}, ends at {c:.2g}" for name, a, b, c in means.itertuples()]
-    decays = ", ".join(f"{wd:g}" for wd in sorted(set(own["wd"])))
-    text = (
-        f"NC0, mean over decays {decays}: {'; '.join(words)}, {100 * moves.mean():+.0f} % in the last third"
-    )
+    wds = ", ".join(f"{wd:g}" for wd in sorted(set(own["wd"])))
+    text = f"NC0, mean over decays {wds}: {'; '.join(words)}, {100 * moves.mean():+.0f} % in the last third"
     settles = "the last third hardly moves it"
     statements = [
         # no curve lies above its peak, so that no even split is to be expected

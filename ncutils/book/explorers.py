@@ -56,10 +56,8 @@ class Explorer(anywidget.AnyWidget):
 
     def _ipython_display_(self):
         if self.still:
-            display(
-                {"text/html": f'<noscript><div style="overflow-x: auto">{self.still}</div></noscript>'},
-                raw=True,
-            )
+            page = f'<noscript><div style="overflow-x: auto">{self.still}</div></noscript>'
+            display({"text/html": page}, raw=True)
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
 

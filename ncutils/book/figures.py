@@ -204,9 +204,8 @@ def beside_paper(scales: dict[str, Groups], paper: dict[str, dict[str, float]], 
     figure, axes = style.panels(len(style.METRICS))
     marks = dict(zip(scales, ("o", "s", "^", "v")))
     for axis, column in zip(axes, style.METRICS):
-        axis.plot(
-            [paper[n][column] for n in names], names, "x", color="black", ms=7, mew=2, label="paper", zorder=3
-        )
+        theirs = [paper[name][column] for name in names]
+        axis.plot(theirs, names, "x", color="black", ms=7, mew=2, label="paper", zorder=3)
         for shade, (scale, groups) in zip(sequence(len(scales)), scales.items()):
             found = [(h.final[column], n) for n in names for h in groups.get(n, []) if h.valid]
             for value, name in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dis
 import itertools
 import json
 import math
@@ -58,10 +59,7 @@ class Parameters(SimpleNamespace):
         """By optimizer one `run` for each of its weight decays, and for each value of a change that is a list."""
         values = [value if isinstance(value, list) else [value] for value in changes.values()]
         each = [dict(zip(changes, chosen)) for chosen in itertools.product(*values)]
-        return {
-            name: [self.run(name, decay, **one) for decay in decays for one in each]
-            for name, decays in wd.items()
-        }
+        return {n: [self.run(n, decay, **one) for decay in of for one in each] for n, of in wd.items()}
 
 
 def parameters() -> Parameters:
@@ -140,37 +138,21 @@ def _declared(cells: list[str]) -> dict[str, ast.expr]:
     return max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
 
 
-# what has names of its own, which are not the cell's
-_OWN_NAMES = (
-    ast.FunctionDef,
-    ast.ClassDef,
-    ast.Lambda,
-    ast.ListComp,
-    ast.SetComp,
-    ast.DictComp,
-    ast.GeneratorExp,
-)
-
-
 def _assigned(source: str) -> dict[str, ast.expr]:
     """The names to which a cell gives values, with the expression of a plain statement, or for any other their own name; none
     of a cell that is not Python. Magics are passed over."""
     try:
         cell = ast.parse(TransformerManager().transform_cell(re.sub(r"\A\s*%%.*\n", "", source)))
+        code = compile(cell, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except SyntaxError:
         return {}
-    plain, names, left = {}, [], [cell]
-    while left:
-        node = left.pop()
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.append(node)
-        if not isinstance(node, _OWN_NAMES):
-            left += ast.iter_child_nodes(node)
+    names = [i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"]
+    plain = {}
     for s in cell.body:
         if isinstance(s, ast.Assign | ast.AnnAssign) and s.value:
             targets = s.targets if isinstance(s, ast.Assign) else [s.target]
             plain |= {t.id: s.value for t in targets if isinstance(t, ast.Name)}
-    return {n.id: n for n in names} | plain
+    return {name: ast.Name(name) for name in names} | plain
 
 
 def _default(name: str, expression: ast.expr, value):

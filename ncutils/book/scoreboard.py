@@ -92,9 +92,8 @@ def facts(table: pd.DataFrame, again: claims.Seen, six: claims.Seen) -> str:
     names = " and ".join(again.runs["label"]) if again.statements else "none"
     own = f"At the paper's own, of Table 1: {names}"
     own += f"; all six at {scale(six.runs)}." if six.statements else "."
-    imagenet = (
-        "ImageNet. " if set(table.loc[table["page"] == "16_imagenet", "verdict"]) == {"not run"} else ""
-    )
+    of_imagenet = table.loc[table["page"] == "16_imagenet", "verdict"]
+    imagenet = "ImageNet. " if set(of_imagenet) == {"not run"} else ""
     cards = {
         f"{len(table)} statements judged": f"{each[0].upper()}{each[1:]}. Of the supported, {_of_one_network(table[table['verdict'] == 'supported'])} rest on seeds of one network and data set, and {_after_holm(table)} by figure.",
         "At which scale": f"{most} {own}",
@@ -307,9 +306,7 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
     few = table[(table["verdict"] == "not decided") & pd.Series(other, table.index)]
     against = pd.concat([table[table["verdict"] == "against"], few])
     mixed = pd.Series([s.says for s in table[table["verdict"] == "mixed"]["statement"]], dtype=str)
-    alike = "; ".join(
-        f"{says} ({k} statements)" if k > 1 else says for says, k in mixed.value_counts().items()
-    )
+    alike = "; ".join(f"{s} ({k} statements)" if k > 1 else s for s, k in mixed.value_counts().items())
     sentences = [
         (
             f"Larger weight decay lowers NC0 and NC3 of SGD and Signum: {judged(*falling.values())}",

@@ -9,6 +9,8 @@ import re
 import shutil
 from pathlib import Path
 
+from sphinx.errors import ExtensionError
+
 from ncutils.book.manifest import present_commit
 
 NOT_FOUND = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -42,8 +44,6 @@ def chromium() -> str | None:
 def setup(app) -> dict:
     """Refuses the project's own folder, where chapters have no outputs; sets the footer; writes what a host needs, and nothing
     that no reader asks for."""
-    from sphinx.errors import ExtensionError
-
     if (Path(app.srcdir) / "pyproject.toml").exists():
         raise ExtensionError(
             "chapters are kept without outputs: `make book` runs them and builds the book in _build/"
@@ -75,8 +75,6 @@ def _by_builder(app) -> None:
     """LaTeX is refused, since it would leave the figures out. Once one extension names how its nodes are drawn in singlehtml, as
     sphinx-exercise does, Sphinx passes over what others have said of html."""
     if app.builder.name == "latex":
-        from sphinx.errors import ExtensionError
-
         raise ExtensionError("the figures are drawn for a browser: `make pdf` prints the book with them")
     handlers = app.registry.translation_handlers
     if "singlehtml" in handlers:

@@ -27,9 +27,8 @@ def law_table(histories: list[History]):
     columns = ["final / initial, law", "measured", "largest error above 1e-4"]
     table = store.table(histories)[["optimizer", "momentum", "wd", "seed"]]
     table = table.join(pd.DataFrame(rows, columns=columns))
-    return pages.table(
-        table, dict.fromkeys(columns, "{:.3g}") | dict.fromkeys(("momentum", "wd"), "{:g}"), index=False
-    )
+    formats = dict.fromkeys(columns, "{:.3g}") | dict.fromkeys(("momentum", "wd"), "{:g}")
+    return pages.table(table, formats, index=False)
 
 
 def final_table(groups: Groups, published_values: dict, columns=("nc0", "nc1", "nc2", "nc3")) -> pd.DataFrame:
