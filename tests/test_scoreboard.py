@@ -416,7 +416,7 @@ def test_pairs_are_counted_as_the_grid_has_them(board, stored):
             ways[run["budget"] >= 1].append(run["nc3"] > coupled.loc[coupled["coupled_wd"].idxmax(), "nc3"])
     for acted, words in (
         (True, "AdamW's decay has acted (budget 1 or more)"),
-        (False, "AdamW's decay has hardly acted (budget under 1)"),
+        (False, "AdamW's decay has acted little (budget under 1)"),
     ):
         counted = next(
             r.counted for r in board.itertuples()

@@ -187,7 +187,7 @@ def _decays(runs: pd.DataFrame, decoupled: str, best: bool = False) -> pd.DataFr
     return (analysis.paired_best if best else analysis.paired)(*two, *columns)
 
 
-ACTED, HARDLY = "{}'s decay has acted (budget 1 or more)", "{}'s decay has hardly acted (budget under 1)"
+ACTED, HARDLY = "{}'s decay has acted (budget 1 or more)", "{}'s decay has acted little (budget under 1)"
 AT_BEST = "both at their best decay"
 
 

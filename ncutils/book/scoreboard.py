@@ -112,7 +112,7 @@ def counted(table: pd.DataFrame, hardly: Set[str]) -> str:
     rest = sum(s.found[["one", "other"]].isin(hardly).any(axis=1).mean() > 0.5 for s in decided["statement"])
     return (
         f"Of {len(table)} statements about the paper's 45 figures and 5 tables, {pooled} of which pool six settings: {each}. Of the {len(decided)} that are "
-        f"supported or against, {_of_one_network(decided)} rest on one network and data set, and {rest} for most of their comparisons on a run whose decoupled decay has hardly acted (budget under 1); {_after_holm(decided)} "
+        f"supported or against, {_of_one_network(decided)} rest on one network and data set, and {rest} for most of their comparisons on a run whose decoupled decay has acted little (budget under 1); {_after_holm(decided)} "
         "within their figures' families, runs of one network, data set and seed taken as independent. Judged by rule (`ncutils/book/verdicts.py`) from the runs in `results/`."
     )
 
