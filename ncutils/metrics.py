@@ -97,7 +97,7 @@ def nc_metrics(
     The squared sine of the angle between W and M^T, 1 - (1 - nc3^2 / 2)^2, is the sum of three shares of ||W||^2::
 
         gauge_share     ||W - W_c||^2 = nc0^2 / K
-        off_span_share  the part of W_c whose rows are orthogonal to all class means
+        off_span_share  the part of W_c whose rows are orthogonal to all centred class means
         in_span_share   the rest of W_c, but for its part along M^T
 
     A metric that divides by zero (all class means equal, W = 0) is nan. Sigma_B^+ uses Sigma_B's true rank, never

@@ -318,7 +318,7 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             f"Decoupled decay leaves NC3 higher: {under}",
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
-            "[six settings](14_six_settings.ipynb)). Seeds of one network on one data set hardly differ, so that what can speak for another network is in how many of "
+            "[six settings](14_six_settings.ipynb)). Seeds of one network on one data set share its images and are no further networks, so that what can speak for another network is in how many of "
             "the pairs of network and data set most comparisons go the paper's way: of six, five do not exclude chance.",
             above["SignumW"] | above["AdamW"],
         ),
