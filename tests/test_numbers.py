@@ -156,7 +156,7 @@ def test_sentences_and_table_say_what_is_stored(chapter, stored, count):
     count("numbers found in the results", 3 * len(claims) + 3 * 4 * 6)
 
 
-def test_pairs_are_counted_apart_where_adamws_decay_has_hardly_acted(chapter, stored, count):
+def test_pairs_are_counted_apart_where_adamws_decay_has_acted_little(chapter, stored, count):
     """AdamW against Adam in the laptop grid: paired here anew, and the budget added up from the schedule."""
     names = {run.hash for _, run in read_grid(ROOT / "params/laptop/grid.yaml")}
     runs = stored[stored.run.isin(names) & (stored.arch == "resnet9") & (stored.dataset == "FashionMNIST")]
@@ -177,7 +177,7 @@ def test_pairs_are_counted_apart_where_adamws_decay_has_hardly_acted(chapter, st
         said[has_acted] = (
             f"the larger NC0 in {nc0} of {len(found)} pairs, the larger NC1 in {nc1}, NC2 in {nc2} and NC3 in {nc3}."
         )
-    sentence = f"(a budget under 1), AdamW ends with {said[False]} Where it has (1 or more), AdamW ends with {said[True]}"
+    sentence = f"(a budget under 1), AdamW ends with {said[False]} Where it takes more (1 or more), AdamW ends with {said[True]}"
     assert sentence in text_of(chapter)
     assert len(pairs[False]) > len(pairs[True]) > 0
     count("numbers found in the results", 2 * (1 + len(columns)))

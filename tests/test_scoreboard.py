@@ -440,7 +440,7 @@ def test_the_papers_filter_is_one_of_the_filters(board, stored):
 
 def test_table_1_by_the_papers_protocol_is_judged_once_its_six_runs_are_there(stored):
     look = claims.CLAIMS.set_index("says")["look"][
-        "the same with the paper's images, epochs and rates, at width 8"
+        "the same with the paper's images and epochs and inferred rates, at width 8"
     ]
     six = read_grid(ROOT / "params/protocol/grid.yaml")[:6]
     assert {name for name, _ in six} == set(OPTIMIZERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dis
 import itertools
 import json
 import math
@@ -138,21 +137,38 @@ def _declared(cells: list[str]) -> dict[str, ast.expr]:
     return max(reversed(declaring), key=len)  # one that was edited and run again counts as it is now
 
 
+# what has names of its own, which are not the cell's
+_OWN_NAMES = (
+    ast.FunctionDef,
+    ast.ClassDef,
+    ast.Lambda,
+    ast.ListComp,
+    ast.SetComp,
+    ast.DictComp,
+    ast.GeneratorExp,
+)
+
+
 def _assigned(source: str) -> dict[str, ast.expr]:
     """The names to which a cell gives values, with the expression of a plain statement, or for any other their own name; none
     of a cell that is not Python. Magics are passed over."""
     try:
         cell = ast.parse(TransformerManager().transform_cell(re.sub(r"\A\s*%%.*\n", "", source)))
-        code = compile(cell, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except SyntaxError:
         return {}
-    names = [i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"]
-    plain = {}
+    plain, names, left = {}, [], [cell]
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node)
+        only_annotated = isinstance(node, ast.AnnAssign) and not node.value
+        if not only_annotated and not isinstance(node, _OWN_NAMES):
+            left += reversed([*ast.iter_child_nodes(node)])  # in the order in which they stand
     for s in cell.body:
         if isinstance(s, ast.Assign | ast.AnnAssign) and s.value:
             targets = s.targets if isinstance(s, ast.Assign) else [s.target]
             plain |= {t.id: s.value for t in targets if isinstance(t, ast.Name)}
-    return {name: ast.Name(name) for name in names} | plain
+    return {n.id: n for n in names} | plain
 
 
 def _default(name: str, expression: ast.expr, value):
