@@ -18,8 +18,8 @@ def row_sums() -> dict[str, tuple[str, str]]:
     """What the theorem on equivariant rules says of each rule that torch and pytorch-optimizer 4.1 name, read off its code: a class, and why.
 
     Where all gradients of W have zero row sums and nothing decays, 1^T W
-    - "keeps": stays, as steps are sums of gradients times scalars or matrices from the right; LARS's small divisor still amplifies rounding;
-    - "exact": stays in exact arithmetic only, since the rule normalises the null direction (Muon, SOAP);
+    - "keeps": stays, as steps are sums of gradients times scalars or matrices from the right;
+    - "exact": stays in exact arithmetic only, since the rule normalises the null direction (Muon; SOAP, Alice and Conda where gradients have rank K - 1);
     - "scales": is multiplied by a number, as W as a whole is;
     - "breaks": moves, mostly since each element or row is scaled by itself;
     - "second copy": depends on a second copy of the weights;

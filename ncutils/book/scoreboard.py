@@ -109,7 +109,9 @@ def counted(table: pd.DataFrame, hardly: Set[str]) -> str:
     n, decided = table["verdict"].value_counts(), table[table["verdict"].isin(["supported", "against"])]
     each = ", ".join(f"{n.get(v, 0)} {v}" for v in VERDICTS)
     pooled = sum(s.pooled for s in table["statement"])
-    rest = sum(s.found[["one", "other"]].isin(hardly).any(axis=1).mean() > 0.5 for s in decided["statement"])
+    rest = sum(
+        s.compared[["one", "other"]].isin(hardly).any(axis=1).mean() > 0.5 for s in decided["statement"]
+    )
     return (
         f"Of {len(table)} statements about the paper's 45 figures and 5 tables, {pooled} of which pool six settings: {each}. Of the {len(decided)} that are "
         f"supported or against, {_of_one_network(decided)} rest on one network and data set, and {rest} for most of their comparisons on a run whose decoupled decay has acted little (budget under 1); {_after_holm(decided)} "
@@ -141,8 +143,8 @@ def rule() -> str:
   metrics are unrelated under a rank correlation of {v.UNRELATED:g}; NC4 is satisfied above 0.99, a line of this book's. What is folded says, too, where half or twice a threshold would change the verdict: {100 * v.MINORITY / 2:.0f} or
   {200 * v.MINORITY:.0f} % in place of {100 * v.MINORITY:.0f}, and half or twice the logarithm of a factor ({half:.2g} or {twice:g} in place of {v.CLOSE:g}).
 - The p after Holm is that of one half, of statements that compare two values: that a value is close to another, or lies on one side of a line, has no such law
-  of chance, and its interval is that of a share and no more. A family is the figure of the main text with its five counterparts in the appendix, or all statements of one row.
-  It decides nothing here; the level is {v.LEVEL:g}."""
+  of chance, and its interval is that of a share and no more. A family is Figure 1, 3 or 10 with its five counterparts in the appendix, the appendix's five on NC1 or on NC2, all rows of six settings
+  together, or else the statements of one row. It decides nothing here; the level is {v.LEVEL:g}."""
 
 
 def share(c: Counted) -> str:
@@ -163,7 +165,7 @@ def fixed(row) -> str:
     gauge = row.statement.gauge
     if gauge == "changes":
         return f"{share(row.fixed)} {row.fixed_verdict}" if row.fixed.n else "not stored"
-    return {"zero": "NC0 is 0", "same": "the same"}.get(gauge, gauge) if row.counted.n else ""
+    return {"zero": "it is 0", "same": "the same"}.get(gauge, gauge) if row.counted.n else ""
 
 
 def _statements(table: pd.DataFrame) -> str:
@@ -307,6 +309,12 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
     against = pd.concat([table[table["verdict"] == "against"], few])
     mixed = pd.Series([s.says for s in table[table["verdict"] == "mixed"]["statement"]], dtype=str)
     alike = "; ".join(f"{s} ({k} statements)" if k > 1 else s for s, k in mixed.value_counts().items())
+    lines = (
+        ' Those of Figure 44 rest on lines that this book drew for the paper\'s "consistently satisfied" and "largely uncorrelated": NC4 above 0.99, a rank '
+        f"correlation under {verdicts.UNRELATED:g}."
+        if "Figure 44" in set(against["item"])
+        else ""
+    )
     sentences = [
         (
             f"Larger weight decay lowers NC0 and NC3 of SGD and Signum: {judged(*falling.values())}",
@@ -319,7 +327,9 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             "A decoupled run beside the coupled one of the largest decay not above its own, or the best decay of each, in six settings. A decay "
             "has acted where its budget, decay times the sum of learning rates, is 1 or more ([Adam and AdamW](03_adamw.ipynb), "
             "[six settings](14_six_settings.ipynb)). Seeds of one network on one data set share its images and are no further networks, so that what can speak for another network is in how many of "
-            "the pairs of network and data set most comparisons go the paper's way: of six, five do not exclude chance.",
+            "the pairs of network and data set most comparisons go the paper's way, an evenly split one left out: of six, five do not exclude chance. "
+            f"The best decays are no evidence of their own: {' and '.join(f'{_among(*rows.values())} pairs of {name}' for name, rows in above.items())} are among those whose decay has acted. The intervals of ratios, "
+            "of six networks and data sets, are too narrow for so few ([NC0 is a gauge](22_gauge.ipynb) says by how much).",
             above["SignumW"] | above["AdamW"],
         ),
         (
@@ -332,8 +342,8 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
             f"NC0 is a gauge, and still goes with NC3: of two runs the one with the larger NC0 has the larger NC3 in {percent(rising.counted)} of pairs ({rising.verdict}), with the gauge fixed in {percent(rising.fixed)} ({rising.fixed_verdict})",
             "The runs differ in optimizer and decay, which move both. Set to zero after training, NC0 changes no prediction ([NC0 is a gauge](22_gauge.ipynb)), so that no statement about its size "
             "alone is one about predictions. Part of its relation to NC3 is an identity; the rest is measured ([regression](12_regression.ipynb)). "
-            f"Of the {n['supported']} supported statements {(by_gauge == 'zero').sum()} are about the size of NC0 itself, which a gauge sets to 0, and "
-            f"{no_more.sum()} more are not supported once it is fixed.",
+            f"Of the {n['supported']} supported statements {(by_gauge == 'zero').sum()} are about the size of NC0 or of W's smallest singular value, which a gauge sets to 0, and "
+            f"{no_more.sum()} more are not supported once it is fixed.{_by_settings(rising.statement)}",
             {"of two runs the one with the larger NC0 has the larger NC3": rising},
         ),
         (
@@ -358,11 +368,33 @@ def verdict(table: pd.DataFrame) -> dict[str, str]:
                 if n["against"]
                 else "The table lists"
             )
-            + " statements that go the other way as clearly in too few comparisons to decide.",
+            + " statements that go the other way as clearly in too few comparisons to decide."
+            + lines,
             {_with_figure(row): row for row in against.itertuples()},
         ),
     ]
     return {short: words + _evidence(rows) for short, words, rows in sentences}
+
+
+def _among(acted, best) -> str:
+    """How many of the comparisons at the best decays are among those whose decay has acted."""
+    pairs = (s.compared[["one", "other"]] for s in (acted.statement, best.statement))
+    known, asked = (set(of.itertuples(index=False, name=None)) for of in pairs)
+    return f"{len(known & asked)} of {len(asked)}"
+
+
+def _by_settings(statement: Statement) -> str:
+    """The share of the setting with most comparisons, and what the mean of all settings' shares is."""
+    of = statement.compared
+    settings = analysis.fields_of(of["like"], "arch", "dataset")
+    if settings.nunique() < 2:
+        return ""
+    ways = (of[["value", "fixed"]] > math.log(statement.factor)).groupby(settings).mean().mean()
+    most = settings.value_counts(normalize=True).max()
+    return (
+        f" {100 * most:.0f} % of the pairs are of one network and data set; with the {settings.nunique()} networks and data sets weighted alike the shares are "
+        f"{100 * ways['value']:.1f} and, with the gauge fixed, {100 * ways['fixed']:.1f} %."
+    )
 
 
 def _with_figure(row) -> str:

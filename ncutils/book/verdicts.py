@@ -117,6 +117,11 @@ class Statement:
         return Counted(int(way.sum()), len(found), independent, n_sets, networks)
 
     @property
+    def compared(self) -> pd.DataFrame:
+        """What was `found`, where its value is known."""
+        return self._known["value"][0]
+
+    @property
     def p(self) -> float:
         """Of the test against one half; nan where chance has no such law."""
         return self.counted().p if self.chance and not self.within else math.nan
