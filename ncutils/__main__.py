@@ -112,7 +112,7 @@ def _runs(options) -> None:
     histories = where(Store().histories(), options.where)
     if not histories:
         which = f" with {' '.join(options.where)}" if options.where else ""
-        print(f"no run{which} is stored in {Store().folder}", file=sys.stderr)
+        print(f"no run{which} is stored in {Store().folder}, and none that ships", file=sys.stderr)
     elif options.csv:
         table(histories).to_csv(sys.stdout, index=False)
     else:

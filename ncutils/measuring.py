@@ -402,7 +402,7 @@ class _Network:
             return known[wanted]
         what = wanted if isinstance(wanted, str) else type(wanted).__name__
         raise ValueError(
-            f"{argument} = {what!r} is no module of the model, whose modules are {', '.join(known)}"
+            f"{argument} = {what!r} is no module of the model, whose modules are {', '.join(filter(None, known))}"
         )
 
     def __enter__(self):
@@ -544,8 +544,8 @@ class _Network:
         labels = labels.reshape(-1).to(self.place, torch.int64)
         if n and (labels.min() < 0 or labels.max() >= k):
             raise ValueError(
-                f"labels of {what} must lie in [0, {k}) (K = rows of the head's weight), found {int(labels.min())} to "
-                f"{int(labels.max())}"
+                f"labels of {what} must lie in [0, {k}) (K = rows of the weight of {self.names[self.head]!r}, the head; head names another "
+                f"layer), found {int(labels.min())} to {int(labels.max())}"
             )
         return labels
 

@@ -298,6 +298,9 @@ def make_optimizer(
     groups = _groups(params, {*head}, of_all, of_head, decay_on, two_rules, no_matrices)
     if rule in RULES:
         optimizer = build(groups, lr, momentum, coupled_wd, beta2, eps, **options)
+        for group in optimizer.param_groups:  # a share of lr that the rule takes stays its share
+            if lr and group["lr"] != lr:
+                group.setdefault("lr_share", group["lr"] / lr)
     else:
         optimizer = _of_library(build, groups, lr, momentum, options)
     for name, decay in zip(names, of_all):  # of groups that are added
@@ -394,7 +397,7 @@ def _lay_out(optimizer) -> None:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rule's learning rate from the next step on; where AdamW takes the head ("muon"), its own in proportion."""
+    """The rule's learning rate from the next step on; of groups with a share of it, as AdamW's of "muon", in proportion."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_share", 1)
 

@@ -280,7 +280,7 @@ def read_grid(path: str | Path) -> list[tuple[str, Run]]:
         fields = common | block
         values = [value if isinstance(value, list) else [value] for value in fields.values()]
         if missing := {"optimizer", "wd"} - set(fields):
-            raise ValueError(f"{path}: {min(missing)!r} is missing in an entry")
+            raise ValueError(f"{path}: {min(missing)!r} is missing in an entry: each has an optimizer and wd")
         if not 0 < (n := math.prod(map(len, values))) <= MOST_RUNS:
             raise ValueError(f"{path}: an entry stands for {n} runs, 1 to {MOST_RUNS:,} are allowed")
         for combination in itertools.product(*values):

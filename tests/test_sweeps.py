@@ -328,6 +328,8 @@ def test_workers_know_the_rules_and_data_sets_that_a_notebook_has_added(monkeypa
     assert [h.final["train_loss"] for h in found] == [
         train(run, "cpu", progress=False).final["train_loss"] for run in runs
     ]
+    half = train(Run(rule="sgd", **fields | {"lr": 0.05}), "cpu", progress=False)
+    assert found[0].final["train_loss"] == half.final["train_loss"]  # under a schedule, too
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, "2"])

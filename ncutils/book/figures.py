@@ -140,7 +140,7 @@ def interpolation(steps: dict[float, list[History]], profile: str, columns=("nc0
 
 
 def heat_maps(histories: list[History], profile: str, columns=("nc0", "nc2", "nc3")):
-    """Figure 4: final metrics over momentum (down) and weight decay (across), mean over the runs of each cell.
+    """Figure 4: final metrics over momentum (upwards) and weight decay (to the right), mean over the runs of each cell.
 
     A cell whose runs all fail the filter is hatched, its value grey: shown, not counted.
     """

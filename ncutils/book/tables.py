@@ -24,7 +24,7 @@ def law_table(histories: list[History]):
         measured = history.frame["nc0"].to_numpy() / history.frame["nc0"].iloc[0]
         error = np.abs(measured / law - 1)[law > 1e-4].max()  # where float32 can follow
         rows.append((law[-1], measured[-1], error))
-    columns = ["final / initial, law", "measured", "largest error above 1e-4"]
+    columns = ["final / initial, law", "measured", "largest relative error, law > 1e-4"]
     table = store.table(histories)[["optimizer", "momentum", "wd", "seed"]]
     table = table.join(pd.DataFrame(rows, columns=columns))
     formats = dict.fromkeys(columns, "{:.3g}") | dict.fromkeys(("momentum", "wd"), "{:g}")
