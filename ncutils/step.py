@@ -109,7 +109,11 @@ class Step:
 
     def _take(self, x, y):
         loss = self.gradient(x, y)
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except torch.linalg.LinAlgError:  # of a rule that factorises gradients
+            if torch.isfinite(loss):
+                raise
         return loss
 
     def _graph(self) -> Callable:

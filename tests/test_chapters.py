@@ -604,7 +604,8 @@ def test_folded_cells_are_called_by_what_they_do(tmp_path, monkeypatch):
     assert called('figures.ledger(x)\npages.caption(\n    "Figure 5",\n    "Words",\n)') == "Code of Figure 5"
     assert called("a = 1\n\n\ndef found(b):\n    c = b\n") == "Code: found"
     assert called("(a, b), c = 1, 2\na = 3\nd.e = f[0] = 4") == "Code: a, b, c"
-    assert called("pages.say(f'{1}')") == called("%time x = 1") == called("x = = 1") == "Code"
+    assert called("_, a = found()\npages.say(f'{a}')") == "Code of these words"
+    assert called("_ = 1") == called("%time x = 1") == called("x = = 1") == "Code"
     kinds = {"folded": ["hide-input"], "injected": ["injected-parameters"], "seen": []}
     cells = [v4.new_code_cell("lr = 1", metadata={"tags": tags}) for tags in kinds.values()]
     named = {"code_prompt_show": "Imports", "code_prompt_hide": "Imports"}

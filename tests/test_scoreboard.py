@@ -502,7 +502,7 @@ def test_the_first_sentence_of_the_book_is_what_the_runs_say(board, stored):
     of_vit = vit[vit["optimizer"].isin(["Adam", "AdamW"])].groupby("optimizer")["nc0"].min()
     assert of_vit["AdamW"] < of_vit["Adam"] and "in a small vision transformer not" in text
     assert (
-        "still leaves them less aligned with the class means in two of three pairs of runs or more, though not in all six"
+        "still leaves the rows of $W$ less aligned with the class means in two of three pairs of runs or more, though not in all six"
         in text
     )
     together = board[board["claim"].str.startswith("the six settings together")]

@@ -160,6 +160,25 @@ def test_float64_follows_the_law_and_the_spectator_theorem_to_its_own_rounding(n
     assert seen == {torch.float64, torch.float32}  # the latter of the single run
 
 
+@pytest.mark.parametrize("of", ["nothing", "a loss that is no number"])
+def test_a_rule_that_fails_on_such_a_gradient_has_diverged_and_else_says_so(of, monkeypatch):
+    """As a rule that factorises gradients does."""
+
+    class Factorises(torch.optim.SGD):
+        def step(self, closure=None):
+            if of == "nothing" or not all(p.grad.isfinite().all() for p in self.param_groups[0]["params"]):
+                raise torch.linalg.LinAlgError("failed to converge")
+            return super().step(closure)
+
+    monkeypatch.setitem(RULES, "factorises", lambda params, lr, *_: Factorises(params, lr))
+    run = Run(rule="factorises", arch="mlp", width=1, epochs=3, lr=1e12, momentum=0)
+    if of == "nothing":
+        with pytest.raises(torch.linalg.LinAlgError):
+            train(run, "cpu", progress=False)
+    else:
+        assert train(run, "cpu", progress=False).diverged
+
+
 def test_divergence_ends_the_run_and_is_kept():
     history = train(Run(arch="mlp", width=2, lr=1e12, momentum=0.9, epochs=5, measure="every"))
     assert history.diverged and not history.valid

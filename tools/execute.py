@@ -56,9 +56,16 @@ def name_the_folded(out: Path, profile: str) -> None:
 
 
 def called(source: str) -> str:
-    """What a folded cell is called in the page."""
+    """What a folded cell is called in the page: by what it shows, else by what it defines."""
     if drawn := re.findall(r'pages\.caption\(\s*"([^"]+)"', source):
         return f"Code of {', '.join(drawn)}"
+    for call, what in (
+        ("pages.say(", "these words"),
+        ("pages.table(", "this table"),
+        ("explorers.", "this explorer"),
+    ):
+        if call in source:
+            return f"Code of {what}"
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # a magic, or a cell that fails
@@ -73,7 +80,9 @@ def called(source: str) -> str:
             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         ]
         names = [n.id for n in sorted(found, key=lambda n: (n.lineno, n.col_offset))]
-    return f"Code: {', '.join([*dict.fromkeys(names)][:4])}" if names else "Code"
+    if names := [name for name in dict.fromkeys(names) if name != "_"]:
+        return f"Code: {', '.join(names[:4])}"
+    return "Code"
 
 
 def name_what_died(out: Path) -> None:

@@ -88,7 +88,10 @@ class Figures:
         file, *others = name.lower().replace(", ", ",").replace(" ", "-").split(",")
         places = "".join(f'<span id="{other}"></span>' for other in others)
         words = re.sub(r"\]\([^)]*\)|[\[*_`$\\{}]", "", about["caption"])
-        svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", data.string, count=2)
+        width, svg = re.search(r'width="([\d.]+)pt"', data.string), data.string
+        if width:  # text of 8 points has as many pixels; a page is hardly wider than the most
+            svg = svg.replace('style="', f'style="min-width: {min(float(width[1]), 660):.0f}px; ', 1)
+        svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
         svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(f"{name}. {words}")}" ', 1)
         link = f"data:text/csv;charset=utf-8,{urllib.parse.quote(about['numbers'], safe=' ,;:()=+-/^$')}"
         below = f'{html.escape(about["provenance"])} <a download="{file}.csv" href="{link}">Numbers (CSV)</a>'

@@ -33,7 +33,7 @@ _EMBED = """async (number, spec, sources) => {
   })
   const menus = document.getElementById(`menus-${number}`)
   const ink = "var(--pst-color-text-base, #000)", line = "var(--pst-color-border, #ddd)"
-  const config = {background: "transparent", font: "inherit", text: {color: ink}, view: {stroke: line},
+  const config = {background: "transparent", font: getComputedStyle(document.body).fontFamily, text: {color: ink}, view: {stroke: line},
     axis: {labelColor: ink, titleColor: ink, domainColor: line, tickColor: line, gridColor: line},
     legend: {labelColor: ink, titleColor: ink}}
   vegaEmbed(`#chart-${number}`, spec, {renderer: "svg", actions: false, bind: menus, config})

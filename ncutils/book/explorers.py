@@ -23,7 +23,7 @@ from IPython.display import display
 from ncutils import analysis
 from ncutils.analysis import Groups
 from ncutils.book.figures import polygon
-from ncutils.book.style import COLOURS, LABELS
+from ncutils.book.style import COLOURS, LABELS, in_page
 from ncutils.machine import live_front_end
 from ncutils.metrics import nc_metrics
 from ncutils.optimizers import OPTIMIZERS
@@ -163,7 +163,11 @@ def playground(figure: plt.Figure | None = None) -> Playground:
         _number("steps", "steps", 2000, "count", 10, 20_000),
     ]
     for side, optimizer, wd in (("a", "Adam", 0.05), ("b", "AdamW", 5.0)):
-        menu = {"label": "optimizer", "value": optimizer, "kind": "menu"}
+        menu = {
+            "label": f"{'left' if side == 'a' else 'right'} optimizer",
+            "value": optimizer,
+            "kind": "menu",
+        }
         menu |= {"options": [*OPTIMIZERS, "Muon", "MuonW"]}
         controls += [
             menu | {"name": f"optimizer_{side}"},
@@ -357,12 +361,13 @@ def _svg(figure: plt.Figure) -> str:
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ncutils", "savefig.bbox": box}):
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     plt.close(figure)
-    svg = _HEAD + text.getvalue().partition("<svg")[2]
+    svg = in_page(_HEAD + text.getvalue().partition("<svg")[2])
+    svg = svg.replace('style="', 'style="width: 100%; height: auto; ', 1)
     svg = _WASTE.sub("", re.sub(r' (d|x|y|points|transform)="[^"]*"', _rounded, svg))
     return re.sub(r"\s*\n\s*", " ", svg)
 
 
-_HEAD = '<svg style="max-width:100%;height:auto" font-family="DejaVu Sans, sans-serif"'
+_HEAD = '<svg font-family="DejaVu Sans, sans-serif"'
 _WASTE = re.compile(
     r'<g(?: id="\w+_\d+")?/>| id="\w+_\d+"| transform="rotate\(-?0 [^"]*"|; font-family: [^;"]*|; stroke-linecap: round'
     "|<metadata>.*?</metadata>|<!--.*?-->",

@@ -76,7 +76,7 @@ def _over_epochs(groups, profile, titles: dict, band=True, laws=()):
             # no mean over curves that break off
             whole = [h for h in histories if not h.diverged] or histories[:1]
             curves = pd.concat([h.frame.set_index("epoch")[column] for h in whole])
-            alpha = 1.0 if all(h.valid for h in histories) else 0.35
+            alpha = 1.0 if all(h.valid for h in histories) else 0.55
             _mean_and_spread(axis, curves, band, **looks[label], alpha=alpha, markevery=1 / 6)
         axis.set(xlabel="epoch", title=title)
         log_scale(axis)

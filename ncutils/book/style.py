@@ -141,7 +141,7 @@ def log_scale(axis: plt.Axes) -> None:
 
 
 def name_lines(axis: plt.Axes, gap: float = 0.06) -> None:
-    """Names each line at its right end, in its colour. Names that would lie on each other are moved apart, each as little as may
+    """Names each line at its right end, to which a leader in its colour goes. Names that would lie on each other are moved apart, each as little as may
     be: least squares under an order. Limits and scale must be the final ones; `gap` is a share of the axis' height."""
     from sklearn.isotonic import isotonic_regression  # a second of import
 
@@ -161,9 +161,9 @@ def name_lines(axis: plt.Axes, gap: float = 0.06) -> None:
     places = isotonic_regression(heights - steps, y_min=0, y_max=max(1 - gap * len(ends), 0)) + steps
     for (y, x, line), place in zip(ends, places):
         colour, alpha = line.get_color(), line.get_alpha()
-        leader = {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 2, "alpha": alpha}
-        at = {"xytext": (1.03, place), "textcoords": axis.transAxes, "va": "center", "fontsize": 8}
-        axis.annotate(line.get_label(), (x, y), **at, color=colour, alpha=alpha, arrowprops=leader)
+        leader = {"arrowstyle": "-", "color": colour, "lw": 1.2, "shrinkA": 0, "shrinkB": 2, "alpha": alpha}
+        at = {"xytext": (1.03, place), "textcoords": axis.transAxes, "va": "center", "fontsize": 9}
+        axis.annotate(line.get_label(), (x, y), **at, arrowprops=leader)
 
 
 def nothing_drawn(axis: plt.Axes) -> bool:

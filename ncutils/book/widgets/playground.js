@@ -157,7 +157,7 @@ function render({model, el}) {
       const values = lines.flatMap(({points}) => points.map(([, v]) => v)).filter(v => v > 0)
       const decade = (v, round) => 10 ** round(Math.log10(v))
       const y = key == "accuracy" ? {range: [0, 1]} : {log: true, range: [Math.max(1e-12, decade(Math.min(...values, 0.1), Math.floor)), decade(Math.max(...values, 1), Math.ceil)]}
-      draw({x: {range: reach, log: true}, y, lines})
+      draw({x: {range: reach, log: true, label: "step"}, y, lines})
     }
   }
   // The gauge is fixed and let go in half a second, or at once where motion is not wanted.

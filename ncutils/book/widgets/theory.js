@@ -85,7 +85,7 @@ const VIEWS = {
       `At the limit the logits differ by ${short(most)}: float32 holds it.`
     return {
       words: [`Limit (K-2)²/λ² = ${short(limit, 6)}. ${regime}.`, arithmetic],
-      x: {range: [0, v.steps], label: "step"}, y: {range: [1e-3, 1e8], log: true},
+      x: {range: [0, v.steps], label: "step"}, y: {range: [1e-3, Math.max(1e8, 30 * limit, 30 * level(stops.float64))], log: true},
       lines: v.K == 2 ? [] : [{points: t.map(s => [s, theory.theorem33(v, s)]), colour: EXACT, label: "α, exact signs"}],
       marks: [{y: limit, label: "limit"}, ...(v.K == 2 ? [] : Object.entries(stops).map(([name, z]) => ({y: level(z), colour: OTHER, label: `${name} rounds to zero above`})))],
     }
