@@ -80,6 +80,8 @@ def test_a_page_holds_a_figure_with_a_label_and_its_caption_once(shown):
         '<figure class="drawn" id="figure-5"><svg role="img" aria-label="Figure 5. NC0 of Adam, see there, over t."'
         in html
     )
+    width = float(re.search(r'width="([\d.]+)pt"', picture["image/svg+xml"])[1])
+    assert f'style="min-width: {min(width, 660):.0f}px; fill:' in html  # text of 8 points in 8 pixels
     assert not re.search(r'<svg[^>]* width="', html) and html.count("<figure") == html.count("</figure>") == 1
     assert "&lt;none dropped&gt;" in html and 'download="figure-5.csv"' in html
     (unseen,) = handle("text/markdown", "x", mark)
@@ -170,7 +172,8 @@ def test_lines_are_named_at_their_ends_in_their_order_and_apart(ends):
     assert (np.diff(heights) > 0.0599).all() and heights[0] >= 0 and heights[-1] <= 1
     in_order = [ends[list(OPTIMIZERS).index(name)] for _, name in places]
     assert in_order == sorted(in_order)
-    assert all(t.get_color() == style.COLOURS[t.get_text()] for t in axis.texts)
+    assert all(to_hex(t.arrow_patch.get_edgecolor()) == style.COLOURS[t.get_text()] for t in axis.texts)
+    assert all(style.contrast(to_hex(t.get_color()), "#ffffff") >= 4.5 for t in axis.texts)  # as words need
     to_axes = axis.transData + axis.transAxes.inverted()
     if len(set(ends)) == 6 and min(ends) == 1:  # room for all where they end
         assert heights == pytest.approx([min(to_axes.transform((1, y))[1], 0.94) for y in sorted(ends)])

@@ -697,3 +697,42 @@ def test_nc4_is_the_papers_where_it_is_known_of_all_runs():
             "NC4 of the training images above 0.9 in 100 %, 0.95 in 100 %, 0.99 in 100 % of 8 "
         )
         assert [(s.counted().k, s.counted().n) for s in seen.statements] == [(8, 8), *[(0, 0)] * 3]
+
+
+def test_a_row_judges_the_same_comparisons_once(board):
+    """Where the best decays are the only ones that have acted, they are no second statement; six settings together have it."""
+    for _, rows in board.groupby(["item", "claim"]):
+        pairs = [
+            frozenset(s.found[["one", "other", "value"]].itertuples(index=False, name=None))
+            for s in rows["statement"]
+            if s.ratios and len(s.found)
+        ]
+        assert len({*pairs}) == len(pairs)
+    says = {(r.item, r.statement.says) for r in board.itertuples()}
+    at_best = f"AdamW above Adam in NC3, {claims.AT_BEST}"
+    assert ("Figure 24", at_best) not in says and ("Figure 29", at_best) not in says
+    (together,) = (r for r in board.itertuples() if r.statement.says == at_best and "together" in r.claim)
+    assert together.counted.n == 15
+
+
+def test_the_verdict_says_what_weighs_in_its_counts(board):
+    """The overlap of best decays with those that have acted, and the shares with each network and data set weighted alike."""
+    text = (ROOT / "chapters/verdict.md").read_text("utf-8")
+    rows = {r.statement.says: r.statement for r in board.itertuples() if "together" in r.claim}
+    known = {}
+    for decoupled, coupled in (("SignumW", "Signum"), ("AdamW", "Adam")):
+        acted, best = (
+            {*zip(of["one"], of["other"])}
+            for words in (claims.ACTED.format(decoupled), claims.AT_BEST)
+            for of in [rows[f"{decoupled} above {coupled} in NC3, {words}"].found]
+        )
+        known[decoupled] = f"{len(best & acted)} of {len(best)} pairs of {decoupled}"
+    assert f"{' and '.join(known.values())} are among those whose decay has acted" in text
+    found = rows["NC3 is larger where NC0 is, over all learning rates"].found
+    of = [dict(like)["arch"] + dict(like)["dataset"] for like in found["like"]]
+    largest = max(of.count(name) for name in {*of}) / len(of)
+    shares = [found[c].gt(0).groupby(of).mean().mean() for c in ("value", "fixed")]
+    assert (
+        f"{100 * largest:.0f} % of the pairs are of one network and data set; with the 6 networks and data sets weighted alike the "
+        f"shares are {100 * shares[0]:.1f} and, with the gauge fixed, {100 * shares[1]:.1f} %" in text
+    )
