@@ -156,7 +156,8 @@ def test_the_cards_say_what_was_not_run(board):
 def test_the_verdict_is_right_for_other_boards_too(board):
     """What the shipped runs do not show: statements against the paper, sentences whose parts differ, nothing to compare."""
     (*_, last), n = scoreboard.verdict(board).items(), (board["verdict"] == "against").sum()
-    assert last[0].startswith(f"Of {len(board)} statements {n} go against the paper")
+    goes = "goes" if n == 1 else "go"
+    assert last[0].startswith(f"Of {len(board)} statements {n} {goes} against the paper")
     other = board.assign(verdict=board["verdict"].replace("against", "mixed"))
     *_, last = scoreboard.verdict(other).items()
     assert last[0].startswith(f"Of {len(board)} statements 0 go against the paper")
