@@ -486,7 +486,7 @@ def test_runs_at_the_papers_width_are_compared_with_its_values_one_by_one(stored
 
 
 def test_the_first_sentence_of_the_book_is_what_the_runs_say(board, stored):
-    """How far NC0 falls by where Adam's and Signum's decay enters, and that a gap stays in two of three pairs with the gauge
+    """How far NC0 falls by where Adam's and Signum's decay enters, and that a gap stays in most pairs with the gauge
     fixed, though not on all networks and data sets."""
     text = (ROOT / "chapters/intro.md").read_text("utf-8")
     grid = claims._entries("laptop").merge(stored.query("valid and wd > 0"), on=["run", "arch", "dataset"])
@@ -502,18 +502,22 @@ def test_the_first_sentence_of_the_book_is_what_the_runs_say(board, stored):
     vit = stored.query("valid and wd > 0 and arch == 'vit' and net == 'book' and width == 8")
     of_vit = vit[vit["optimizer"].isin(["Adam", "AdamW"])].groupby("optimizer")["nc0"].min()
     assert of_vit["AdamW"] < of_vit["Adam"] and "in a small vision transformer not" in text
-    assert (
-        "still leaves the rows of $W$ less aligned with the class means in two of three pairs of runs or more, though not in all six"
-        in text
-    )
     together = board[board["claim"].str.startswith("the six settings together")]
-    statements = {r.statement.says: r for r in together.itertuples()}
+    statements, shares = {r.statement.says: r for r in together.itertuples()}, []
     for pair in ("AdamW above Adam", "SignumW above Signum"):
         acted = claims.ACTED.format(pair.split()[0])
         assert statements[f"{pair} in NC0, {acted}"].verdict == "supported"
         for words in (acted, claims.AT_BEST):
             fixed = statements[f"{pair} in NC3, {words}"].fixed
-            assert fixed.k / fixed.n >= 2 / 3 and fixed.networks.k < 6
+            shares.append(100 * fixed.k / fixed.n)
+            assert (
+                shares[-1] > 50 and fixed.networks.k < 6
+            )  # "in most pairs of runs", the page's first sentence says
+    least, most = min(shares), max(shares)
+    assert (
+        f"leaves the rows of $W$ less aligned with the class means in {least:.0f} to {most:.0f} % of pairs of runs, though not in all six"
+        in text
+    )
 
 
 def board_rows(page: str) -> list[dict]:
@@ -718,7 +722,7 @@ def test_a_row_judges_the_same_comparisons_once(board):
     at_best = f"AdamW above Adam in NC3, {claims.AT_BEST}"
     assert ("Figure 24", at_best) not in says and ("Figure 29", at_best) not in says
     (together,) = (r for r in board.itertuples() if r.statement.says == at_best and "together" in r.claim)
-    assert together.counted.n == 15
+    assert together.counted.n > together.counted.networks.n == 6
 
 
 def test_the_verdict_says_what_weighs_in_its_counts(board):
