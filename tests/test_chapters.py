@@ -602,6 +602,7 @@ def test_folded_cells_are_called_by_what_they_do(tmp_path, monkeypatch):
     from execute import called, name_the_folded
 
     assert called('figures.ledger(x)\npages.caption(\n    "Figure 5",\n    "Words",\n)') == "Code of Figure 5"
+    assert called('if found:\n    a = 1\n    pages.caption("Figure 5", "Words")', False) == "Code"
     assert called("a = 1\n\n\ndef found(b):\n    c = b\n") == "Code: found"
     assert called("(a, b), c = 1, 2\na = 3\nd.e = f[0] = 4") == "Code: a, b, c"
     assert called("_, a = found()\npages.say(f'{a}')") == "Code of these words"

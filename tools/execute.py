@@ -48,16 +48,17 @@ def name_the_folded(out: Path, profile: str) -> None:
         if INJECTED in tags:
             cell.metadata["tags"], name = [INJECTED, "hide-input"], f"Parameters of the profile {profile}"
         elif cell.cell_type == "code" and "hide-input" in tags and "mystnb" not in cell.metadata:
-            name = called(cell.source)
+            name = called(cell.source, any("figure" in o.get("metadata", {}) for o in cell.outputs))
         else:
             continue
         cell.metadata["mystnb"] = {"code_prompt_show": name, "code_prompt_hide": name}
     nbformat.write(notebook, out)
 
 
-def called(source: str) -> str:
+def called(source: str, has_drawn: bool = True) -> str:
     """What a folded cell is called in the page: by what it shows, else by what it defines."""
-    if drawn := re.findall(r'pages\.caption\(\s*"([^"]+)"', source):
+    drawn = re.findall(r'pages\.caption\(\s*"([^"]+)"', source)
+    if drawn and has_drawn:
         return f"Code of {', '.join(drawn)}"
     for call, what in (
         ("pages.say(", "these words"),
