@@ -76,9 +76,8 @@ def collapse(folder: Path) -> None:
     times = [250] * (len(frames) - 1) + [2000]
     palette = frames[-1].quantize(32)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    first.save(
-        folder / "collapse.gif", save_all=True, append_images=others, duration=times
-    )  # once: a picture that goes on and on distracts
+    # it plays once: a picture that goes on and on distracts
+    first.save(folder / "collapse.gif", save_all=True, append_images=others, duration=times)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def look(judge, *arguments) -> Seen:
         return Seen(str(reason) or "no run of this setting is stored", [], pd.DataFrame())
     by_comparisons: dict[object, Statement] = {}
     for i, s in enumerate(seen.statements):
-        pairs = tuple(
-            s.found[["one", "other", "value"]].sort_values(["one", "other"]).itertuples(index=False)
-        )
-        by_comparisons.setdefault(pairs if pairs and s.ratios else i, s)
+        pairs = (
+            s.found[["one", "other", "value"]].itertuples(index=False) if s.ratios else ()
+        )  # else mere signs
+        by_comparisons.setdefault(frozenset(pairs) or i, s)
     return replace(seen, statements=list(by_comparisons.values()))
 
 
@@ -270,15 +270,21 @@ def _figure3(stored) -> Seen:
     more = _statement(says, others, "nc3", "_coupled", "")
     large, small = (s.found.join(of["momentum"]) for s, of in ((more, others), (near, sgdw)))
     more = _of_two_effects(more, large.merge(small, on=["like", "momentum"], suffixes=("_large", "_small")))
-    kept = _where(runs, valid=True)
-    strongest = kept[kept["wd"] > 0].sort_values("wd").drop_duplicates(["like", "label"], keep="last")
-    strongest = strongest.drop_duplicates("same_steps")
-    both = strongest.merge(kept[kept["wd"] == 0], on=["like", "label"], suffixes=("", "_none"))
+    both = beside_none(runs, "wd", largest=True)
     says = "{} is lower at the largest decay that fits than without, all six optimizers"
     needed = [_statement(says.format(c.upper()), both, c, "", "_none") for c in ("nc0", "nc3")]
     ratios = sgdw["nc3"] / sgdw["nc3_coupled"]
     text = f"{seen.text}; NC3 of SGDW over SGD's at the best decays: {ratios.min():.2g} to {ratios.max():.2g}"
     return Seen(text, [*seen.statements, near, more, *needed], runs)
+
+
+def beside_none(runs: pd.DataFrame, by: str, largest: bool = False) -> pd.DataFrame:
+    """Of each optimizer (`label`) and setting (`like`) the valid run with decay that has the smallest or the largest of a column,
+    and in the same row the one without decay (`_none`). Two that take the same steps are one."""
+    kept = _where(runs, valid=True)
+    chosen = kept[kept["wd"] > 0].sort_values(by, ascending=not largest).drop_duplicates(["like", "label"])
+    chosen = chosen.drop_duplicates("same_steps")
+    return chosen.merge(kept[kept["wd"] == 0], on=["like", "label"], suffixes=("", "_none"))
 
 
 def _follows(stored, of=MAIN, column="nc3", by_lr=False) -> Seen:
@@ -732,10 +738,7 @@ def _hyperparameters(stored) -> Seen:
     ours, theirs = _best(runs)["wd"], pd.DataFrame(published.TABLE4).loc[2]
     stronger, paper = (sum(wd[d] > wd[c] for d, c in COUPLED.items()) for wd in (ours, theirs))
     text = f"{(ours > 0).sum()} of 6 best runs have weight decay; larger under the decoupled optimizer for {stronger} of 3 rules"
-    kept = _where(runs, valid=True)
-    best = kept[kept["wd"] > 0].sort_values("nc3").drop_duplicates(["like", "label"])
-    best = best.drop_duplicates("same_steps")
-    both = best.merge(kept[kept["wd"] == 0], on=["like", "label"], suffixes=("", "_none"))
+    both = beside_none(runs, "nc3")
     too_large = "the grid gives decoupled decay larger values, so that its best one says little"
     statements = [
         # the best of several decays is lower by chance, too
